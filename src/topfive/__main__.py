@@ -1,0 +1,5 @@
+"""`python -m topfive`: the command line."""
+
+from topfive.cli import main
+
+main()

@@ -1,0 +1,114 @@
+"""The `topfive` command. Exit codes: 0 good, 1 a comparison failed, 2 bad usage or bad input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from topfive.errors import TopfiveError
+
+__all__ = ["app", "main"]
+
+BAD_INPUT = 2
+app = typer.Typer(
+    name="topfive",
+    help="Benchmark and regression tests of image classifiers on accelerators.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A model card's name, or an ONNX file.")]
+Target = Annotated[str, typer.Option("--target", help="Where it runs: see `topfive targets`.")]
+Quant = Annotated[
+    str, typer.Option("--quant", help="Quant mode: force_float32, force_float16, int8 or as_is.")
+]
+Cards = Annotated[
+    list[Path] | None, typer.Option("--cards", help="A folder of model cards to add (repeatable).")
+]
+CacheFolder = Annotated[Path | None, typer.Option("--artifact-cache", help="Where artifacts are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def run(
+    *,
+    model: Model,
+    image: Annotated[list[Path], typer.Option("--image", "-i", help="A picture (repeatable).")],
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="Preprocessing profile (default: the card's).")
+    ] = None,
+    target: Target = "cpu",
+    quant: Quant | None = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the target.")] = None,
+    cards: Cards = None,
+    artifact_cache: CacheFolder = None,
+    json: Json = False,
+) -> None:
+    """Classify pictures and print the five best classes, best last."""
+    from topfive.commands.run import classify
+
+    classify(
+        model,
+        image,
+        profile=profile,
+        target=target,
+        quant=quant,
+        threads=threads,
+        cards=cards or [],
+        cache=artifact_cache,
+        as_json=json,
+    )
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="A model card's name, or an ONNX file.")],
+    *,
+    target: Target,
+    quant: Quant,
+    cards: Cards = None,
+    artifact_cache: CacheFolder = None,
+    json: Json = False,
+) -> None:
+    """Compile a model and print where the artifact is."""
+    from topfive.commands.build import build_artifact
+
+    build_artifact(model, target, quant, cards or [], artifact_cache, as_json=json)
+
+
+@app.command()
+def targets(json: Json = False) -> None:
+    """List the targets: what can run here, and why not."""
+    from topfive.commands.listing import list_targets
+
+    list_targets(as_json=json)
+
+
+@app.command()
+def models(
+    name: Annotated[list[str] | None, typer.Argument(help="Names or globs (default: all).")] = None,
+    tags: Annotated[
+        str | None, typer.Option("--tags", help="Only models with all of these, comma-separated.")
+    ] = None,
+    cards: Cards = None,
+    json: Json = False,
+) -> None:
+    """List the model cards."""
+    from topfive.commands.listing import list_models
+
+    list_models(name or [], [tag for tag in (tags or "").split(",") if tag], cards or [], as_json=json)
+
+
+def main() -> NoReturn:
+    """Run the command line; what is the input's fault is one message on stderr and exit code 2."""
+    try:
+        app()
+    except TopfiveError as error:
+        sys.stderr.write(f"topfive: {error}\n")
+        sys.exit(BAD_INPUT)
+    sys.exit(0)

@@ -1,0 +1,103 @@
+"""Running a model on the golden's pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from topfive.ranking import rank, softmax
+
+if TYPE_CHECKING:
+    from topfive.cards import Card
+    from topfive.targets.base import Runner
+
+__all__ = [
+    "Observed",
+    "PictureSet",
+    "Shown",
+    "fixture_top1",
+    "observe",
+    "output_labels",
+    "score_kind",
+    "scores_of",
+]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of the set: name inside its folder, SHA-256 of the file, class index if known."""
+
+    file: str
+    sha256: str
+    label: int | None
+
+
+class PictureSet(Protocol):
+    """Pictures in order, and the input tensor of each."""
+
+    @property
+    def shown(self) -> Sequence[Shown]:
+        """The pictures."""
+
+    def tensor(self, number: int) -> NDArray[Any]:
+        """Input of picture `number`, a batch of one in the model's layout and dtype."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a model made of one picture: its scores, float32 [entries], and hashes of its exact tensors."""
+
+    picture: Shown
+    scores: NDArray[np.float32]
+    int8: tuple[str, ...] = ()
+
+    def top5(self, labels: Sequence[str]) -> tuple[tuple[int, str, float], ...]:
+        """The five best; () when a score is NaN."""
+        return () if np.isnan(self.scores).any() else tuple(rank(self.scores, labels, 5))
+
+
+def output_labels(card: Card) -> tuple[str, ...]:
+    """A label for each entry of the output, the background class included; () if the card names none."""
+    labels = card.labels()
+    return ("background", *labels) if labels and card.output.background else labels
+
+
+def score_kind(card: Card) -> str:
+    """ "probability", or "logit" for an untrained model, whose probabilities would mean nothing."""
+    return "probability" if card.trained or card.output.kind == "probabilities" else "logit"
+
+
+def scores_of(card: Card, output: NDArray[Any]) -> NDArray[np.float32]:
+    """A golden's scores of one output vector: softmax of a trained model's logits, else the output itself."""
+    vector = np.asarray(output, np.float32).reshape(-1)
+    if card.trained and card.output.kind == "logits" and not np.isnan(vector).any():
+        return softmax(vector)
+    return vector
+
+
+def observe(card: Card, runner: Runner, pictures: PictureSet) -> list[Observed]:
+    """Run every picture, one at a time so that batching cannot change a bit."""
+    names = tuple(runner.artifact.meta.get("exact_tensors", ()))
+    seen = []
+    for number, picture in enumerate(pictures.shown):
+        batch = pictures.tensor(number)
+        scores = scores_of(card, runner.run(batch)[0])
+        tensors = runner.exact_outputs(batch) if names else {}
+        hashes = tuple(hashlib.sha256(np.ascontiguousarray(tensors[n]).tobytes()).hexdigest() for n in names)
+        seen.append(Observed(picture, scores, hashes))
+    return seen
+
+
+def fixture_top1(card: Card, observed: Iterable[Observed]) -> float | None:
+    """Top-1 accuracy on labelled pictures, a fraction; None for an untrained model or without labels."""
+    judged = [o for o in observed if o.picture.label is not None]
+    if not judged or not card.trained:
+        return None
+    offset = int(card.output.background)
+    hits = sum(int(np.argmax(o.scores)) - offset == o.picture.label for o in judged)
+    return hits / len(judged)

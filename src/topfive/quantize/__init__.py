@@ -1,0 +1,1 @@
+"""Rewriting a float model to a quant mode: optimise, calibrate, quantise."""

@@ -1,0 +1,58 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from topfive.report.columns import COLUMNS, FEW_ROUNDS_MARK, SIMULATED_MARK, Column
+from topfive.suite.measuring import FEW_ROUNDS
+from topfive.suite.results import Row, simulated_targets
+
+__all__ = ["footnotes", "render"]
+
+STYLES = {"exact": "green", "drift": "yellow", "fail": "bold red", "error": "bold red"}
+UNBOUNDED = 10_000
+
+
+def render(rows: Sequence[Row], *, colour: bool = False, columns: Sequence[Column] = COLUMNS) -> str:
+    """The table as text: a line a row whatever the width of the terminal, ASCII only, colours on request."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    shown = [column for column in columns if column.title]
+    for column in shown:
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
+    for row in rows:
+        cells = [column.cell(row) for column in shown]
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=UNBOUNDED,
+        force_terminal=colour,
+        no_color=not colour,
+        color_system="standard" if colour else None,
+        highlight=False,
+        legacy_windows=False,
+    )
+    console.print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def footnotes(rows: Sequence[Row], *, native_kernels_differ: bool = False) -> list[str]:
+    """What a reader must know about these rows, a line each."""
+    notes = [
+        f"{SIMULATED_MARK} {target} is simulated: {what}"
+        for target, what in sorted(simulated_targets(rows).items())
+    ]
+    if any(0 < row.values.get("rounds", 0) < FEW_ROUNDS for row in rows):
+        notes.append(f"{FEW_ROUNDS_MARK} p99 of fewer than {FEW_ROUNDS} rounds: hardly more than the maximum")
+    if native_kernels_differ:
+        notes.append(
+            "cpu: ONNX Runtime's native int8 kernels saturate on this processor: --cpu-kernels native gives "
+            "other results than exact"
+        )
+    return notes

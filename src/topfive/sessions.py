@@ -1,0 +1,156 @@
+"""ONNX Runtime sessions whose integer arithmetic is the model's own.
+
+ONNX Runtime's default kernels for uint8 x int8 add pairs of products in int16 with saturation on x86
+processors without VNNI, so that the same file gives other numbers there. Whether this processor has the
+hazard is measured once a process, on products as large as int8 allows; where it has, weights are shifted to
+uint8, whose kernels are exact everywhere. `session.disable_quant_qdq` keeps the optimiser from fusing float
+islands between DequantizeLinear and QuantizeLinear into other arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = [
+    "default_threads",
+    "native_kernels_are_exact",
+    "open_exact",
+    "open_session",
+    "saturating_kernels",
+    "session_options",
+    "shift_weights",
+]
+
+ERROR_ONLY = 3
+SHIFT = 128
+# (name, input shape, weight shape, group): each reaches another kernel of ONNX Runtime.
+PROBE_CONVS = (
+    ("general", (1, 64, 9, 9), (32, 64, 3, 3), 1),
+    ("pointwise", (1, 128, 8, 8), (48, 128, 1, 1), 1),
+    ("one_pixel", (1, 256, 1, 1), (40, 256, 1, 1), 1),
+    ("grouped", (1, 64, 8, 8), (64, 16, 3, 3), 4),
+    ("depthwise", (1, 32, 8, 8), (32, 1, 3, 3), 32),
+    ("first_layer", (1, 3, 16, 16), (16, 3, 7, 7), 1),
+)
+
+
+@cache
+def default_threads() -> int:
+    """Threads a session may use: TOPFIVE_THREADS, else the processors this process may run on."""
+    given = os.environ.get("TOPFIVE_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def session_options(
+    *, threads: int | None = None, precise: bool = False, fuse_qdq: bool = False, optimise: bool = True
+) -> ort.SessionOptions:
+    """Options for one session.
+
+    precise: ask ONNX Runtime to rewrite int8 weights where its kernels would saturate. fuse_qdq: let it fuse
+    DequantizeLinear-op-QuantizeLinear into integer operators. optimise: False switches every pass off.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERROR_ONLY
+    if precise:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if not fuse_qdq:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def open_session(model: bytes | str, **settings: Any) -> ort.InferenceSession:
+    """A CPU session of a serialised model or a file, with `session_options(**settings)`."""
+    return ort.InferenceSession(model, session_options(**settings), providers=["CPUExecutionProvider"])
+
+
+def shift_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose int8 weights of QLinearConv and QLinearMatMul are uint8, 128 higher, zero point 128."""
+    shifted = onnx.ModelProto()
+    shifted.CopyFrom(model)
+    constants = {t.name: t for t in shifted.graph.initializer}
+    zero = numpy_helper.from_array(np.array(SHIFT, np.uint8), "topfive.weight_zero_uint8")
+    used = set()
+    for node in shifted.graph.node:
+        if node.op_type not in ("QLinearConv", "QLinearMatMul"):
+            continue
+        tensor = constants.get(node.input[3])
+        zero_points = constants.get(node.input[5])
+        int8 = tensor is not None and tensor.data_type == TensorProto.INT8
+        if not int8 or tensor is None or zero_points is None or numpy_helper.to_array(zero_points).any():
+            continue
+        name = f"{tensor.name}.uint8"
+        if name not in used:
+            codes = (numpy_helper.to_array(tensor).astype(np.int16) + SHIFT).astype(np.uint8)
+            constants[name] = numpy_helper.from_array(codes, name)
+            used.add(name)
+        node.input[3], node.input[5] = name, zero.name
+    if used:
+        read = {name for node in shifted.graph.node for name in node.input}
+        constants[zero.name] = zero
+        del shifted.graph.initializer[:]
+        shifted.graph.initializer.extend(t for n, t in constants.items() if n in read)
+    return shifted
+
+
+def _probe_model(group: int, weights: NDArray[np.int8], x_shape: tuple[int, ...]) -> onnx.ModelProto:
+    constants = {
+        "one": np.float32(1),
+        # The largest sum becomes 100: a kernel that loses any of it gives another code.
+        "down": np.float32(100 / (127 * 128 * math.prod(weights.shape[1:]))),
+        "zero": np.uint8(SHIFT),
+        "w": weights,
+        "w_zero": np.int8(0),
+    }
+    inputs = ["x", "one", "zero", "w", "down", "w_zero", "one", "zero"]
+    node = helper.make_node("QLinearConv", inputs, ["y"], group=group)
+    graph = helper.make_graph(
+        [node],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, x_shape)],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def saturating_kernels() -> list[str]:
+    """Names of the probes whose default uint8 x int8 kernel differs from exact arithmetic here."""
+    wrong = []
+    for name, x_shape, w_shape, group in PROBE_CONVS:
+        x = np.full(x_shape, 255, np.uint8)
+        weights = np.full(w_shape, 127, np.int8)
+        # Alternate the sign by output channel: saturation must not cancel out.
+        weights[1::2] = -128
+        model = _probe_model(group, weights, x_shape)
+        native = open_session(model.SerializeToString(), threads=1).run(None, {"x": x})[0]
+        exact = open_session(shift_weights(model).SerializeToString(), threads=1).run(None, {"x": x})[0]
+        if not np.array_equal(native, exact):
+            wrong.append(name)
+    return wrong
+
+
+@cache
+def native_kernels_are_exact() -> bool:
+    """Whether this processor's default uint8 x int8 kernels are exact (measured once a process)."""
+    return not saturating_kernels()
+
+
+def open_exact(model: onnx.ModelProto, *, threads: int | None = None) -> ort.InferenceSession:
+    """A session of a lowered model (uint8 activations, int8 weights) that is exact on this processor."""
+    safe = model if native_kernels_are_exact() else shift_weights(model)
+    return open_session(safe.SerializeToString(), threads=threads)

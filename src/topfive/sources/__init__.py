@@ -1,0 +1,86 @@
+"""Getting the ONNX file that a card names: bundled, a file, a light network, a download."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from filelock import FileLock
+
+from topfive.cards import Card
+from topfive.errors import FetchError
+from topfive.sources import light
+from topfive.sources.download import download, download_allowed, downloaded
+
+__all__ = ["resolve", "unavailable_reason"]
+
+_EXTRAS = {"torchvision": "PyTorch's model hub", "huggingface": "the Hugging Face hub"}
+
+
+def resolve(card: Card, downloads: Path, *, allow_download: bool | None = None) -> Path:
+    """The ONNX file of a card; downloads and light networks are kept in the folder `downloads`.
+
+    Only kind "url" uses the network, and only if `allow_download`, or TOPFIVE_DOWNLOAD=1 when that is None.
+    Raises FetchError if the file cannot be had or has another sha256 than the card says.
+    """
+    kind = card.source.kind
+    if kind == "light":
+        return _light(card, downloads)
+    if kind == "url":
+        return download(card.source.urls, card.source.sha256, downloads, allow=allow_download)
+    if kind in _EXTRAS:
+        raise FetchError(_unsupported(card))
+    path = card.source_path()
+    if not path.is_file():
+        raise FetchError(f"{path} does not exist ({card.path}: key 'source.path')")
+    _verify(card, path)
+    return path
+
+
+def unavailable_reason(card: Card, downloads: Path) -> str:
+    """Why the model cannot be used now, for a skip: card.missing_reason(), or a download not allowed."""
+    reason = card.missing_reason()
+    if reason:
+        return reason
+    if card.source.kind in _EXTRAS:
+        return _unsupported(card)
+    if card.source.kind == "url" and not download_allowed(None):
+        return downloaded(card.source.urls, card.source.sha256, downloads)[1]
+    return ""
+
+
+def _unsupported(card: Card) -> str:
+    kind = card.source.kind
+    return (
+        f"{card.path}: models from {_EXTRAS[kind]} need the extra 'topfive[{kind}]', which this version does "
+        "not have yet: export the model to ONNX and use source kind 'file'"
+    )
+
+
+def _light(card: Card, downloads: Path) -> Path:
+    architecture, seed = card.source.architecture, card.source.seed
+    out = downloads / f"light_{architecture}-{light.fingerprint(architecture, seed)[:16]}.onnx"
+    if not out.exists():
+        try:
+            downloads.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{out}.lock"):
+                if not out.exists():
+                    light.write(architecture, seed, out)
+        except OSError as error:
+            raise FetchError(f"{out} cannot be written: {error.strerror or error}") from error
+    return out
+
+
+def _verify(card: Card, path: Path) -> None:
+    if not card.source.sha256:
+        return
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FetchError(f"{path} cannot be read: {error.strerror or error}") from error
+    if found != card.source.sha256:
+        raise FetchError(
+            f"{path} is not the file that {card.path} was written for: restore it or correct 'source.sha256'",
+            details=f"sha256 of the file: {found}\nsha256 on the card: {card.source.sha256}",
+        )

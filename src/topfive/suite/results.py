@@ -1,0 +1,73 @@
+"""Gathering what the tests of a session found, from this process or from xdist workers, into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Results", "Row"]
+
+PERCENTILES = ("p50", "p90", "p99", "rounds")
+
+
+@dataclass
+class Row:
+    """One model, target, quant mode and batch; fields that no test filled are absent from `values`.
+
+    values: golden (verdict), top1 (fraction), p50 p90 p99 (seconds), images_per_s, rounds, artifact, threads,
+    kernels, preprocess_s, simulated.
+    """
+
+    model: str
+    target: str
+    quant: str
+    batch: int | None
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Results:
+    """Rows by case, in the order of the first test of each."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str, str, int | None], Row] = {}
+        self.notes: list[str] = []
+
+    def add(self, found: Mapping[str, Any]) -> None:
+        """Take what one test found: the case, its kind, and values.
+
+        At batch 1 both kinds of benchmark measure: percentiles are the latency test's then, images a second
+        the throughput test's.
+        """
+        case = (found["model"], found["target"], found["quant"], found.get("batch"))
+        row = self._rows.setdefault(case, Row(*case))
+        kind, values = found["kind"], dict(found["values"])
+        if note := values.pop("note", ""):
+            self.notes.append(note)
+        for name, value in values.items():
+            kept = (kind == "throughput" and name in PERCENTILES) or (
+                kind == "latency" and name == "images_per_s"
+            )
+            if name not in row.values or not kept:
+                row.values[name] = value
+
+    def rows(self) -> list[Row]:
+        """The rows, batches together; a golden's findings stand in every row of its case."""
+        whole = {(r.model, r.target, r.quant): r.values for r in self._rows.values() if r.batch is None}
+        measured = [r for r in self._rows.values() if r.batch is not None]
+        covered = {(r.model, r.target, r.quant) for r in measured}
+        alone = [r for r in self._rows.values() if r.batch is None and _names(r) not in covered]
+        merged = [
+            Row(r.model, r.target, r.quant, r.batch, {**whole.get(_names(r), {}), **r.values})
+            for r in measured
+        ]
+        return sorted([*merged, *alone], key=lambda r: (r.target, r.model, r.quant, r.batch or 0))
+
+
+def _names(row: Row) -> tuple[str, str, str]:
+    return row.model, row.target, row.quant
+
+
+def simulated_targets(rows: Iterable[Row]) -> dict[str, str]:
+    """Target -> what is simulated about it, for the targets of these rows."""
+    return {r.target: r.values["simulated"] for r in rows if r.values.get("simulated")}

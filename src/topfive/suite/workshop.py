@@ -1,0 +1,78 @@
+"""What a test session builds and opens, each at most once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import topfive
+from topfive.cards import Card
+from topfive.errors import TopfiveError
+from topfive.suite.pictures import Pictures, pictures_key
+from topfive.targets.base import Artifact, Runner
+
+__all__ = ["Workshop"]
+
+OPEN_RUNNERS = 4
+Names = tuple[str, str, str]
+
+
+class Workshop:
+    """Artifacts, runners and pictures of a session. Builds are shared by xdist workers through the cache."""
+
+    def __init__(self, cards: Mapping[str, Card], cache: Path, threads: int | None, workers: int = 1) -> None:
+        self.cards = cards
+        self.cache = cache
+        self._threads, self._workers = threads, workers
+        self._artifacts: dict[Names, Artifact | TopfiveError] = {}
+        self._runners: OrderedDict[Names, Runner] = OrderedDict()
+        self._pictures: dict[tuple[object, ...], Pictures] = {}
+
+    @cached_property
+    def threads(self) -> int:
+        """Threads of a runner: workers share the processor, so together they use what one session would."""
+        from topfive.sessions import default_threads
+
+        return self._threads or max(1, default_threads() // self._workers)
+
+    def artifact(self, model: str, target: str, quant: str) -> Artifact:
+        """The compiled model; a build that failed once fails at once the next time."""
+        names = (model, target, quant)
+        if names not in self._artifacts:
+            try:
+                self._artifacts[names] = topfive.build(
+                    self.cards[model], target=target, quant=quant, cache=self.cache
+                )
+            except TopfiveError as error:
+                self._artifacts[names] = error
+        found = self._artifacts[names]
+        if isinstance(found, TopfiveError):
+            raise found
+        return found
+
+    def runner(self, model: str, target: str, quant: str) -> Runner:
+        """The open model; the few used last stay open."""
+        names = (model, target, quant)
+        if names in self._runners:
+            self._runners.move_to_end(names)
+            return self._runners[names]
+        while len(self._runners) >= OPEN_RUNNERS:
+            self._runners.popitem(last=False)[1].close()
+        runner = topfive.open(self.artifact(*names), threads=self.threads)
+        self._runners[names] = runner
+        return runner
+
+    def pictures(self, model: str) -> Pictures:
+        """The fixture pictures of a model."""
+        key = pictures_key(self.cards[model])
+        if key not in self._pictures:
+            self._pictures[key] = Pictures(self.cards[model], self.threads)
+        return self._pictures[key]
+
+    def close(self) -> None:
+        """Close what is open."""
+        for runner in self._runners.values():
+            runner.close()
+        self._runners.clear()

@@ -1,0 +1,38 @@
+"""How `cpu` opens each kind of model: one session a kind of kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from topfive.sessions import native_kernels_are_exact, open_exact, open_session
+
+__all__ = ["open_float", "open_foreign", "open_lowered", "open_native"]
+
+
+def _source(model: Path | onnx.ModelProto) -> bytes | str:
+    return str(model) if isinstance(model, Path) else model.SerializeToString()
+
+
+def open_float(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    """A float model."""
+    return open_session(_source(model), threads=threads)
+
+
+def open_lowered(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    """One of topfive's own lowered int8 models, exact."""
+    return open_exact(onnx.load(model) if isinstance(model, Path) else model, threads=threads)
+
+
+def open_foreign(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    """Someone else's quantised model: fused to integer operators, rewritten only where kernels saturate."""
+    return open_session(
+        _source(model), threads=threads, fuse_qdq=True, precise=not native_kernels_are_exact()
+    )
+
+
+def open_native(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    """Any int8 model as ONNX Runtime runs it by default."""
+    return open_session(_source(model), threads=threads, fuse_qdq=True)

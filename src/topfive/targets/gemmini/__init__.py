@@ -1,0 +1,1 @@
+"""Gemmini, the systolic array generator: exact arithmetic, and the fast form of it."""
