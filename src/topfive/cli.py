@@ -82,6 +82,22 @@ def build(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A model card's name, or an ONNX file.")],
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The table (default: the card's own).")
+    ] = None,
+    cards: Cards = None,
+    artifact_cache: CacheFolder = None,
+) -> None:
+    """Measure activation ranges on the card's calibration pictures and write them as a table."""
+    from topfive.commands.calibrate import write_ranges_of
+
+    write_ranges_of(model, output, cards or [], artifact_cache)
+
+
+@app.command()
 def targets(json: Json = False) -> None:
     """List the targets: what can run here, and why not."""
     from topfive.commands.listing import list_targets

@@ -21,7 +21,7 @@ from topfive.suite import exclusive, options
 from topfive.suite.expectations import STAGE_ERRORS
 from topfive.suite.gathering import Gatherer
 from topfive.suite.golden_check import GoldenCheck, described
-from topfive.suite.measuring import WARM_UP_CALLS, device_lock, extra_info, timing
+from topfive.suite.measuring import device_lock, extra_info, timing, warm_up
 from topfive.suite.pictures import Pictures
 from topfive.suite.selection import Case
 from topfive.suite.state import FOUND, NAMES, SUITE, Suite, case_of, kind_of
@@ -247,8 +247,7 @@ def measure(
             pytest.skip(f"the batch size of {runner.artifact.model} is fixed at {fixed}")
         data, infer = pictures.batch(batch), runner.callable()
         with device_lock(cache, targets.get(runner.artifact.target)):
-            for _ in range(WARM_UP_CALLS):
-                runner.run(data)
+            warm_up(runner, data)
             benchmark(infer, data)
         if benchmark.enabled:
             figures = timing(benchmark.stats.stats.data, batch)

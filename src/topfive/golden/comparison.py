@@ -210,6 +210,6 @@ def required_tolerance(images: Iterable[ImageVerdict], now: Tolerance) -> Tolera
 def _rounded_up(value: float) -> float:
     """To three significant digits, strictly upwards, so that the printed number really passes."""
     step = 10.0 ** (math.floor(math.log10(value)) - 2)
-    up = math.floor(value / step) + 1
+    up = math.ceil(value / step)
     rounded = float(f"{up * step:.4g}")
     return rounded if rounded > value * (1 + 1e-12) else float(f"{(up + 1) * step:.4g}")

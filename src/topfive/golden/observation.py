@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from topfive.errors import RunError
 from topfive.ranking import rank, softmax
 
 if TYPE_CHECKING:
@@ -81,16 +82,29 @@ def scores_of(card: Card, output: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def observe(card: Card, runner: Runner, pictures: PictureSet) -> list[Observed]:
-    """Run every picture, one at a time so that batching cannot change a bit."""
+    """Run every picture, one at a time so that batching cannot change a bit.
+
+    Scores and exact tensors come from one run; that asking for the tensors does not change the scores is
+    checked on the first picture. Raises RunError when it does.
+    """
     names = tuple(runner.artifact.meta.get("exact_tensors", ()))
     seen = []
     for number, picture in enumerate(pictures.shown):
         batch = pictures.tensor(number)
-        scores = scores_of(card, runner.run(batch)[0])
-        tensors = runner.exact_outputs(batch) if names else {}
+        output, tensors = runner.run_exact(batch) if names else (runner.run(batch), {})
+        if names and number == 0:
+            _check_same(runner, runner.run(batch), output)
         hashes = tuple(hashlib.sha256(np.ascontiguousarray(tensors[n]).tobytes()).hexdigest() for n in names)
-        seen.append(Observed(picture, scores, hashes))
+        seen.append(Observed(picture, scores_of(card, output[0]), hashes))
     return seen
+
+
+def _check_same(runner: Runner, alone: NDArray[Any], observed: NDArray[Any]) -> None:
+    if not np.allclose(alone, observed, rtol=1e-5, atol=1e-5 * float(np.abs(alone).max()), equal_nan=True):
+        place = runner.artifact
+        raise RunError("the output changes when exact int8 tensors are asked for as well").located(
+            place.model, place.target, place.quant
+        )
 
 
 def fixture_top1(card: Card, observed: Iterable[Observed]) -> float | None:

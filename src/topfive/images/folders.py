@@ -23,11 +23,13 @@ class LabelledImage:
     label: int | None
 
 
-def list_images(folder: str | Path, classes: Sequence[str] | None = None) -> list[LabelledImage]:
+def list_images(
+    folder: str | Path, classes: Sequence[str] | None = None, map_file: Path | None = None
+) -> list[LabelledImage]:
     """The pictures of `folder`, in a fixed order.
 
-    - A map (val_map.txt or val.txt, in the folder, or beside it when it names the folder's files): its lines
-      "name index", separated by tabs or blanks, in its order. The index may be left out on all lines.
+    - A map (`map_file`, or val_map.txt or val.txt in the folder, or beside it if it names its files): its
+      lines "name index", separated by tabs or blanks, in its order. The index may be left out on all lines.
     - Class folders: sorted by folder, then by file. The label is the number that is the folder's name, if all
       folders are named by numbers; else the folder's position in `classes`, or, without `classes`, among the
       sorted folders.
@@ -43,7 +45,7 @@ def list_images(folder: str | Path, classes: Sequence[str] | None = None) -> lis
             raise ImageError(
                 f"{root}: is not a folder of pictures" if root.exists() else f"{root}: no such folder"
             )
-        found = _from_map(root)
+        found = _read_map(map_file, root) if map_file else _from_map(root)
         if found is None:
             found = _from_folders(root, classes)
     except OSError as error:

@@ -50,6 +50,7 @@ class Gatherer:
         if not rows:
             return
         _quieten(self.suite.config)
+        terminalreporter.ensure_newline()
         terminalreporter.section("topfive")
         colour = bool(terminalreporter.hasmarkup)
         terminalreporter.write_line(render(rows, colour=colour))

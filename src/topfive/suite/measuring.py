@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import numpy as np
 from filelock import FileLock
 
 from topfive.suite.environment import cpu_features, library_versions
-from topfive.targets.base import Runner, Target
+from topfive.targets.base import Array, Runner, Target
 
-__all__ = ["FEW_ROUNDS", "WARM_UP_CALLS", "Timing", "device_lock", "extra_info", "timing"]
+__all__ = ["FEW_ROUNDS", "Timing", "device_lock", "extra_info", "timing", "warm_up"]
 
 FEW_ROUNDS = 100
 """With fewer rounds a 99th percentile is hardly more than the maximum."""
 WARM_UP_CALLS = 3
+WARM_UP_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ def device_lock(cache: Path, target: Target) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{device}.lock"):
         yield
+
+
+def warm_up(runner: Runner, batch: Array) -> None:
+    """A few checked calls before the first that counts; one is enough for a slow model. Raises RunError."""
+    start = time.perf_counter()
+    for _ in range(WARM_UP_CALLS):
+        runner.run(batch)
+        if time.perf_counter() - start > WARM_UP_SECONDS:
+            return
 
 
 def extra_info(runner: Runner, figures: Timing, batch: int, preprocess_seconds: float) -> dict[str, Any]:

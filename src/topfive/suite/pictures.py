@@ -32,7 +32,13 @@ TIMED = 8
 
 def pictures_key(card: Card) -> tuple[object, ...]:
     """What decides a card's tensors: models with the same key share their pictures."""
-    return card.pictures_folder(), card.pictures.count, card.input.profile, card.input.size
+    return (
+        card.pictures_folder(),
+        card.pictures_map(),
+        card.pictures.count,
+        card.input.profile,
+        card.input.size,
+    )
 
 
 class Pictures:
@@ -43,7 +49,8 @@ class Pictures:
     """
 
     def __init__(self, card: Card, threads: int) -> None:
-        self.images: list[LabelledImage] = list_images(card.pictures_folder())[: card.pictures.count]
+        listed = list_images(card.pictures_folder(), map_file=card.pictures_map())
+        self.images: list[LabelledImage] = listed[: card.pictures.count]
         self.profile: Profile = load_profile(card.input.profile)
         self.size = card.input.size
         self.threads = threads

@@ -83,6 +83,10 @@ class Runner(ABC):
         """The int8 tensors, by name, that must be the same bits on every machine; {} for a float target."""
         return {}
 
+    def run_exact(self, batch: Array) -> tuple[Array, dict[str, NDArray[np.int8]]]:
+        """`run` and `exact_outputs` of one batch, in one run where a target can do that."""
+        return self.run(batch), self.exact_outputs(batch)
+
     def tensors(self, batch: Array) -> dict[str, Array]:
         """Every tensor between the model's nodes, by name in running order; {} where a target cannot tell."""
         return {}

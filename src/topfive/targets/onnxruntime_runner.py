@@ -86,6 +86,14 @@ class OnnxRuntimeRunner(Runner):
         """The int8 tensors that no inexact float operator comes before, last ones only."""
         return self._fetch(self.artifact.meta.get("exact_tensors", ()), batch)
 
+    def run_exact(self, batch: Array) -> tuple[Array, dict[str, NDArray[np.int8]]]:
+        """Both from one run; see Runner.run_exact."""
+        names = self.artifact.meta.get("exact_tensors", ())
+        if not names:
+            return self.run(batch), {}
+        found = self._fetch((*names, self._output), batch)
+        return found.pop(self._output), found
+
     def tensors(self, batch: Array) -> dict[str, Array]:
         """Every tensor between nodes, by name in running order; int8 tensors as int8."""
         model = onnx.load(self._file)

@@ -1,0 +1,99 @@
+"""The cross compiler: finding it, what it is told, and what it says when it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from topfive.errors import CompileError
+from topfive.targets.gemmini_qemu.program import Program
+
+__all__ = ["COMPILER", "PACKAGE", "PROGRAM", "build", "command", "compiler_version", "runtime_hash"]
+
+COMPILER = "riscv64-linux-gnu-gcc"
+PACKAGE = "gcc-riscv64-linux-gnu"
+PROGRAM = "program"
+RUNTIME = Path(__file__).parent / "runtime"
+# rv64gc without a C library. No contraction: a fused multiply-add would round once where ONNX rounds twice.
+FLAGS = (
+    "-O3 -static -march=rv64gc -mabi=lp64d -mcmodel=medany -std=gnu11 -Wall "
+    "-ffreestanding -nostdlib -fno-pic -no-pie -fno-stack-protector "
+    "-ffp-contract=off -fno-tree-loop-distribute-patterns"
+)
+DATA = """    .section .rodata
+    .balign 64
+    .globl topfive_data
+topfive_data:
+    .incbin "data.bin"
+    .section .note.GNU-stack, "", @progbits
+"""
+BUILD_SECONDS = 600
+
+
+def sources() -> list[Path]:
+    """The runtime's C files and headers, sorted by name."""
+    return sorted(path for path in RUNTIME.iterdir() if path.suffix in (".c", ".h"))
+
+
+@cache
+def runtime_hash() -> str:
+    """What identifies the runtime: part of the artifact's key."""
+    digest = hashlib.sha256()
+    for path in sources():
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def compiler_version(compiler: str | None) -> str:
+    """The first line that the compiler at this path says about itself; "absent" without one."""
+    if compiler is None:
+        return "absent"
+    try:
+        said = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "does not run"
+    return (said.stdout.splitlines() or ["says nothing"])[0]
+
+
+def find_compiler() -> str | None:
+    """The cross compiler's path, or None."""
+    return shutil.which(COMPILER)
+
+
+def command() -> list[str]:
+    """The command that makes the program, in the artifact's folder."""
+    files = [path.name for path in sources() if path.suffix == ".c"]
+    return [COMPILER, *FLAGS.split(), "-o", PROGRAM, "program.c", "data.S", *files, "-lgcc"]
+
+
+def build(program: Program, out: Path) -> str:
+    """Write the program's sources into `out`, compile them there, and return the command line.
+
+    Raises CompileError with the compiler's own words when it is missing, fails, or takes too long.
+    """
+    if find_compiler() is None:
+        raise CompileError(f"{COMPILER} is not installed: apt-get install {PACKAGE}")
+    (out / "program.c").write_text(program.text, encoding="utf-8")
+    (out / "data.bin").write_bytes(program.data)
+    (out / "data.S").write_text(DATA, encoding="utf-8")
+    for path in sources():
+        shutil.copyfile(path, out / path.name)
+    line = shlex.join(command())
+    try:
+        done = subprocess.run(
+            command(), cwd=out, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise CompileError(f"{COMPILER} took more than {BUILD_SECONDS} s", details=f"$ {line}") from None
+    except OSError as error:
+        raise CompileError(f"{COMPILER} cannot be started: {error}", details=f"$ {line}") from None
+    if done.returncode or not (out / PROGRAM).is_file():
+        raise CompileError(
+            f"{COMPILER} failed with exit status {done.returncode}", details=f"$ {line}\n{done.stderr.strip()}"
+        )
+    return line
