@@ -76,7 +76,8 @@ def main() -> None:
     for name, rows in seconds.items():
         wall, cpu = (statistics.median(column) for column in zip(*rows, strict=True))
         ratios = [
-            statistics.median(a[i] / b[i] for a, b in zip(rows, seconds[BASELINE], strict=True)) for i in (0, 1)
+            statistics.median(a[i] / b[i] for a, b in zip(rows, seconds[BASELINE], strict=True))
+            for i in (0, 1)
         ]
         out.append(f"{name:<28} {1e3 * wall:10.2f} {1e3 * cpu:8.2f} {ratios[0]:11.3f} {ratios[1]:10.3f}")
     sys.stdout.write("\n".join(out) + "\n")

@@ -25,7 +25,9 @@ def own_card(tmp_path: Path) -> Path:
     text = find_card("pocket_fire", load_cards()).path.read_text()
     text = text.replace('name = "pocket_fire"', 'name = "mine"').replace('kind = "bundled"', 'kind = "file"')
     text = text.replace("models/pocket_fire.onnx", str(fixtures_root() / "models" / "pocket_fire.onnx"))
-    text = text.replace("calibration/pocket_fire.json", "mine.json").replace("count = 100\ntable", "count = 6\ntable")
+    text = text.replace("calibration/pocket_fire.json", "mine.json").replace(
+        "count = 100\ntable", "count = 6\ntable"
+    )
     (folder / "mine.toml").write_text(text)
     return folder
 
@@ -53,7 +55,7 @@ def test_the_table_is_written_where_the_card_says_and_used(own_card: Path, tmp_p
 
 def test_a_table_of_other_weights_is_refused(own_card: Path, tmp_path: Path) -> None:
     shutil.copy(fixtures_root() / "calibration" / "pocket_resnet.json", own_card / "mine.json")
-    with pytest.raises(CalibrateError, match="another version of the model.*topfive calibrate mine"):
+    with pytest.raises(CalibrateError, match=r"another version of the model.*topfive calibrate mine"):
         topfive.build("mine", target="cpu", quant="int8", cards=[own_card], cache=tmp_path / "cache")
 
 

@@ -45,9 +45,8 @@ print(json.dumps(found))
 
 
 def measure(command: list[str], cache: Path) -> dict:
-    done = subprocess.run(
-        [*command, sys.executable, "-c", SCRIPT, str(cache)], capture_output=True, text=True, timeout=900, check=False
-    )
+    command = [*command, sys.executable, "-c", SCRIPT, str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -56,6 +55,6 @@ def test_int8_results_are_the_same_bits_without_vnni(tmp_path: Path) -> None:
     here = measure([], tmp_path / "here")
     # Its own cache: quantising, folding and lowering must give the same bits there too.
     there = measure([str(QEMU), "-cpu", "Haswell"], tmp_path / "there")
-    assert "general" in there["saturating"], "the emulated processor has no hazard: the test would show nothing"
+    assert "general" in there["saturating"], "without the hazard this shows nothing"
     assert there["hashes"] == here["hashes"]
     assert len(here["hashes"]) >= 4

@@ -98,6 +98,29 @@ def calibrate(
 
 
 @app.command()
+def diff(
+    model: Annotated[str, typer.Argument(help="A model card's name, or an ONNX file.")],
+    left: Annotated[str, typer.Argument(help="TARGET:QUANT to compare with.")],
+    right: Annotated[str, typer.Argument(help="TARGET:QUANT that is compared.")],
+    *,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="Pictures (default: the card's first).")
+    ] = None,
+    show: Annotated[int, typer.Option("--show", min=1, help="Layers to print.")] = 20,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write SQNR by layer as an SVG file.")] = None,
+    cards: Cards = None,
+    artifact_cache: CacheFolder = None,
+    json: Json = False,
+) -> None:
+    """Compare two artifacts of one model layer by layer; exit code 1 if int8 codes differ."""
+    from topfive.commands.diff import diff_layers
+
+    options = {"images": image or [], "cards": cards or [], "cache": artifact_cache}
+    if not diff_layers(model, left, right, **options, show=show, plot=plot, as_json=json):
+        raise typer.Exit(1)
+
+
+@app.command()
 def targets(json: Json = False) -> None:
     """List the targets: what can run here, and why not."""
     from topfive.commands.listing import list_targets

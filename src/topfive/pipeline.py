@@ -104,7 +104,7 @@ def _package_modules(target: Target) -> tuple[str, ...]:
     if spec is None or spec.origin is None:
         return ()
     package = type(target).__module__.rpartition(".")[0]
-    siblings = sorted(Path(spec.origin).parent.glob("*.py")) if package != "topfive.targets" else []
+    siblings = sorted(Path(spec.origin).parent.glob("*.py")) if package not in ("", "topfive.targets") else []
     return (type(target).__module__, *(f"{package}.{p.stem}" for p in siblings if p.stem != "__init__"))
 
 

@@ -15,9 +15,7 @@ from topfive.pipeline import RANGES, Pipeline, resolve_card
 __all__ = ["write_ranges_of"]
 
 
-def write_ranges_of(
-    model: str, output: Path | None, cards: Sequence[Path], cache: Path | None
-) -> None:
+def write_ranges_of(model: str, output: Path | None, cards: Sequence[Path], cache: Path | None) -> None:
     """Measure a model's activation ranges on its card's calibration pictures and write them as a table.
 
     output: the file to write; by default the table that the card names. Raises CardError if there is none.

@@ -144,7 +144,7 @@ class _Fusion:
         if source is not None and source.input[0] in self.graph.constants:
             codes, scale = self.graph.constants[source.input[0]], self._scale(source.input[1])
             if codes.dtype == np.int32 and np.allclose(scale, expected, rtol=1e-5, atol=0):
-                return source.input[0]
+                return str(source.input[0])
             values = codes.astype(np.float32) * scale
         elif name in self.graph.constants:
             values = self.graph.constants[name].astype(np.float32)

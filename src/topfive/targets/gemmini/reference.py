@@ -149,7 +149,7 @@ def _run_onnx(node: onnx.NodeProto, values: list[Array]) -> Array:
 
 def _run_onnx_all(node: onnx.NodeProto, values: list[Array], opset: int) -> list[Array]:
     given = {name: value for name, value in zip(node.input, values, strict=True) if name}
-    tensors = [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in given.items()]
+    tensors = [numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in given.items()]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
     graph = helper.make_graph([node], "one_node", [], outputs, tensors)
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]

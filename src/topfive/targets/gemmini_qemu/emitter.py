@@ -92,7 +92,7 @@ class Emitter:
         if node.op_type == "Shape" and node.input[0] in self.tensors:
             shape = np.array(self.tensors[node.input[0]].shape, np.int64)
             bounds = {a.name: a.i for a in node.attribute}
-            self.graph.constants[node.output[0]] = shape[bounds.get("start", 0) : bounds.get("end", None)]
+            self.graph.constants[node.output[0]] = shape[bounds.get("start", 0) : bounds.get("end")]
             return True
         if not all(not name or name in self.graph.constants for name in node.input):
             return False
@@ -170,11 +170,13 @@ class Emitter:
 
     # Steps
 
-    def step(self, code: list[str], reads: Sequence[Tensor], made: Tensor, **more: Any) -> None:
-        """Add the step of the node at hand that writes `made`."""
+    def step(
+        self, code: list[str], reads: Sequence[Tensor], made: Tensor, *, shown: bool = True, **more: Any
+    ) -> None:
+        """Add a step of the node at hand that writes `made`; shown: whether the graph has that tensor."""
         title = node_label(self._node) if self._node is not None else made.name
         storages = tuple(x.storage for x in reads if x.storage >= 0)
-        self.steps.append(Step(title, code, storages, made.storage, shown=[made], **more))
+        self.steps.append(Step(title, code, storages, made.storage, shown=[made] if shown else [], **more))
 
     def declare(self, kind: str, initialiser: str) -> tuple[str, str]:
         """(declaration, name) of a static constant structure of the next step."""

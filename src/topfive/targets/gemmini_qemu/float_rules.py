@@ -68,7 +68,7 @@ def _two(function: str, emitter: Emitter, node: onnx.NodeProto) -> None:
     _combine(emitter, function, a, b, node.output[0])
 
 
-def _combine(emitter: Emitter, function: str, a: Tensor, b: Tensor, name: str) -> None:
+def _combine(emitter: Emitter, function: str, a: Tensor, b: Tensor, name: str, *, shown: bool = True) -> None:
     try:
         shape = np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
@@ -79,7 +79,21 @@ def _combine(emitter: Emitter, function: str, a: Tensor, b: Tensor, name: str) -
     loops = [Loop(shape[i], y.steps[i], a_steps[i], b_steps[i]) for i in order]
     declaration, walked = emitter.declare("topfive_walk", walk(loops))
     code = [f"{function}(&{walked}, {a.address}, {b.address}, {y.address});"]
-    emitter.step(code, [a, b], y, declarations=[declaration])
+    emitter.step(code, [a, b], y, declarations=[declaration], shown=shown)
+
+
+def _batch_norm(emitter: Emitter, node: onnx.NodeProto) -> None:
+    """x * (scale / deviation) + (bias - mean * scale / deviation), a factor and a term a channel."""
+    x = emitter.tensor(node.input[0], "float32")
+    values = [emitter.value(node, i) for i in range(1, 5)]
+    scale, bias, mean, variance = (np.asarray(v, np.float64) for v in values)
+    factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    shape = (-1, *(1 for _ in x.shape[2:]))
+    names = [f"{node.output[0]}.{part}" for part in ("factor", "term", "scaled")]
+    for name, value in zip(names, (factor, bias - mean * factor), strict=False):
+        emitter.graph.constants[name] = value.astype(np.float32).reshape(shape)
+    _combine(emitter, "topfive_multiply", x, emitter.tensor(names[0]), names[2], shown=False)
+    _combine(emitter, "topfive_add", emitter.tensor(names[2]), emitter.tensor(names[1]), node.output[0])
 
 
 def _power(emitter: Emitter, node: onnx.NodeProto) -> None:
@@ -197,8 +211,8 @@ def _matmul(emitter: Emitter, node: onnx.NodeProto) -> None:
     rows, (depth, columns), batch = a.shape[-2], b.shape[-2:], product(a.shape[:-2])
     if product(b.shape[:-2]) == 1:
         rows, batch = rows * batch, 1
-    elif b.shape[:-2] != a.shape[:-2]:
-        raise CompileError("batches that differ have no C form")
+    else:
+        batch = integer_rules.batch_of(a.shape[:-2], b.shape[:-2])
     y = emitter.make(node.output[0], "float32", (*a.shape[:-1], columns))
     places = ", ".join(
         f"(float *){x.address} + i * {size}"
@@ -248,6 +262,7 @@ RULES: dict[str, Rule] = {
     "Softmax": _softmax,
     "GlobalAveragePool": _global_average,
     "ReduceMean": _reduce_mean,
+    "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
     "LRN": _channel_norm,
     "Gemm": _gemm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,18 @@ from topfive.targets.gemmini_qemu.emitter import CODES, Emitter, Rule, product
 from topfive.targets.gemmini_qemu.tensors import CHANNELS_LAST, Tensor, plain
 from topfive.targets.gemmini_qemu.windows import Window, window_of
 
-__all__ = ["RULES", "arrange", "block_of", "look_up"]
+__all__ = ["RULES", "arrange", "batch_of", "block_of", "clip_codes", "look_up", "pool_codes"]
 
 # What convolution.c is written for: channels a block, pixels a panel, lanes of 21 bits.
 CHANNELS = 4
+DEPTHWISE = 8
 WORD_BYTES = 8
 WORDS = 3
 PIXELS = 9
 LANE_SUM = 2**20
 LARGEST_CODE = 128
 LONGEST_BLOCK = 512
+SURE_BLOCK = (LANE_SUM - 1) // LARGEST_CODE**2
 # Depth beyond which an int32 accumulator could overflow, whose wrapping the lanes do not follow.
 DEEPEST = 2**31 // LARGEST_CODE**2 - 1
 ALL_CODES = np.arange(256, dtype=np.uint8).view(np.int8)
@@ -45,14 +48,17 @@ def block_of(matrices: NDArray[np.int8] | None, depth: int) -> int:
     matrices: weights [..., depth, columns], None if they are not known: then any codes.
     """
     if matrices is None:
-        return min(depth, (LANE_SUM - 1) // LARGEST_CODE**2)
+        return min(depth, SURE_BLOCK)
     largest = (LANE_SUM - 1) // LARGEST_CODE
-    sums = np.abs(matrices.astype(np.int64)).reshape(-1, depth, matrices.shape[-1])
-    for parts in range(-(-depth // LONGEST_BLOCK), depth + 1):
-        block = -(-depth // parts)
-        if np.add.reduceat(sums, range(0, depth, block), axis=1).max(initial=0) <= largest:
+    weights = matrices.reshape(-1, depth, matrices.shape[-1]).astype(np.int32)
+    # sums[:, k] adds up |weights| before k.
+    sums = np.pad(np.abs(weights), ((0, 0), (1, 0), (0, 0))).cumsum(axis=1, dtype=np.int32)
+    block = min(depth, LONGEST_BLOCK)
+    while True:
+        edges = sums[:, [*range(0, depth, block), depth]]
+        if np.diff(edges, axis=1).max(initial=0) <= largest:
             return block
-    raise AssertionError("one product always fits a lane")
+        block = -(-block * 3 // 4) if block > SURE_BLOCK * 4 // 3 else SURE_BLOCK
 
 
 def _factor(emitter: Emitter, node: onnx.NodeProto, x: int, w: int, y: int) -> NDArray[np.float32]:
@@ -71,10 +77,18 @@ def _scaling(emitter: Emitter, factors: NDArray[np.float32], channels: int) -> s
     return f".scaling = {emitter.data.add(scalings(factors))}, .scaling_step = {step}"
 
 
-def _bias(emitter: Emitter, node: onnx.NodeProto, index: int, channels: int) -> str:
-    bias = emitter.value(node, index)
+def _bias(emitter: Emitter, node: onnx.NodeProto, channels: int, groups: int, block: int) -> str:
+    """The bias with each group filled up to whole blocks of channels."""
+    bias = emitter.value(node, 8)
     codes = np.zeros(channels, np.int32) if bias is None else np.asarray(bias, np.int32)
-    return f".bias = {emitter.data.add(codes)}"
+    filled = np.pad(codes.reshape(groups, -1), ((0, 0), (0, -(channels // groups) % block)))
+    return f".bias = {emitter.data.add(filled)}"
+
+
+def _depthwise_weights(weights: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Weights [channels, rows, columns] as [channels / 8 rounded up, rows, columns, 8]."""
+    filled = np.pad(weights, ((0, -len(weights) % DEPTHWISE), (0, 0), (0, 0)))
+    return filled.reshape(-1, DEPTHWISE, *weights.shape[1:]).transpose(0, 2, 3, 1)
 
 
 def _two_forms(call: str, node: onnx.NodeProto, y: Tensor, low: int, high: int) -> dict[str, Any]:
@@ -99,18 +113,20 @@ def _conv(emitter: Emitter, node: onnx.NodeProto) -> None:
     x = emitter.in_order(x, CHANNELS_LAST)
     depthwise = groups == out_channels == x.shape[1] and depth_channels == 1
     if depthwise:
-        stored = weights[:, 0].transpose(1, 2, 0)
-        block, scratch, function = 1, 2 * WORD_BYTES * product(kernel), "topfive_convolve_depthwise"
+        stored, bias = _depthwise_weights(weights[:, 0]), _bias(emitter, node, out_channels, 1, DEPTHWISE)
+        block, function = 1, "topfive_convolve_depthwise"
+        scratch = WORD_BYTES * product(kernel) + 4 * (out_channels + DEPTHWISE)
     else:
         # [group, kernel row, kernel column, channel, output channel of the group]
         stored = weights.reshape(groups, -1, depth_channels, *kernel).transpose(0, 3, 4, 2, 1)
         stored = stored.reshape(groups, depth_channels * product(kernel), -1)
         block, scratch = block_of(stored, stored.shape[1]), _conv_scratch(stored.shape[1], stored.shape[2])
         stored, function = np.stack([arrange(group) for group in stored]), "topfive_convolve"
+        bias = _bias(emitter, node, out_channels, groups, CHANNELS)
     fields = [
         f".window = {window.initialiser()}",
         f".out_channels = {out_channels}, .groups = {groups}, .block = {block}",
-        f".weights = {emitter.data.add(stored)}, {_bias(emitter, node, 8, out_channels)}",
+        f".weights = {emitter.data.add(stored)}, {bias}",
         _scaling(emitter, _factor(emitter, node, 1, 4, 6), out_channels),
     ]
     shape = (x.shape[0], out_channels, window.out_rows, window.out_cols)
@@ -118,7 +134,7 @@ def _conv(emitter: Emitter, node: onnx.NodeProto) -> None:
     declaration, descriptor = emitter.declare("topfive_convolution", "{" + ",\n    ".join(fields) + "}")
     call = f"{function}(&{descriptor}, {x.address}, {y.address}, {{low}}, {{high}}, scratch);"
     emitter.use_scratch(scratch)
-    emitter.use_zeros(x.shape[1])
+    emitter.use_zeros(x.shape[1] + DEPTHWISE)
     products = y.count * depth_channels * product(kernel)
     forms = _two_forms(call, node, y, low, high)
     emitter.step(reads=[x], made=y, declarations=[declaration], products=products, **forms)
@@ -131,6 +147,17 @@ def _conv_scratch(depth: int, columns: int) -> int:
     return depth * WORDS * WORD_BYTES + blocks * PIXELS * CHANNELS * 4
 
 
+def batch_of(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many matrix products two operands' leading dimensions ask for, one for one.
+
+    CompileError if one would be repeated for the other.
+    """
+    missing = len(left) - len(right)
+    if missing < 0 or [1] * missing + list(right) != list(left):
+        raise CompileError(f"batches {list(left)} and {list(right)} differ: repeating matrices has no C form")
+    return product(left)
+
+
 def _matmul(emitter: Emitter, node: onnx.NodeProto) -> None:
     """Rows of the left matrix are pixels of a 1 x 1 convolution; a right one made at run time is arranged."""
     a, b = emitter.tensor(node.input[0], "int8"), emitter.tensor(node.input[3], "int8")
@@ -140,10 +167,8 @@ def _matmul(emitter: Emitter, node: onnx.NodeProto) -> None:
         raise CompileError(f"shapes {list(a.shape)} and {list(b.shape)} do not multiply")
     if product(right) == 1:
         rows, batch = product(a.shape[:-1]), 1
-    elif left == right:
-        batch = product(left)
     else:
-        raise CompileError(f"batches {left} and {right} differ: broadcasting them has no C form")
+        batch = batch_of(left, right)
     name, low, high = emitter.activation(node.output[0])
     a = emitter.in_order(a, plain(len(a.shape)))
     y = emitter.make(name, "int8", (*a.shape[:-1], columns))
@@ -161,7 +186,7 @@ def _matmul(emitter: Emitter, node: onnx.NodeProto) -> None:
     fields = [
         f".window = {window.initialiser()}",
         f".out_channels = {columns}, .groups = 1, .block = {block_of(stacked, depth)}",
-        f".weights = (const int8_t *){weights}, {_bias(emitter, node, 8, columns)}",
+        f".weights = (const int8_t *){weights}, {_bias(emitter, node, columns, 1, CHANNELS)}",
         _scaling(emitter, _factor(emitter, node, 1, 4, 6), columns),
     ]
     # A product of its own for each matrix of the batch: the weights' address changes.
@@ -255,9 +280,7 @@ def pool_codes(emitter: Emitter, node: onnx.NodeProto) -> None:
     x = emitter.in_order(emitter.tensor(node.input[0], "int8"), CHANNELS_LAST)
     attrs = attributes(node)
     window = window_of(attrs, x.shape, tuple(attrs["kernel_shape"]))
-    y = emitter.make(
-        node.output[0], "int8", (*x.shape[:2], window.out_rows, window.out_cols), CHANNELS_LAST
-    )
+    y = emitter.make(node.output[0], "int8", (*x.shape[:2], window.out_rows, window.out_cols), CHANNELS_LAST)
     emitter.use_zeros(x.shape[1])
     declaration, name = emitter.declare("topfive_window", window.initialiser())
     code = [f"topfive_max_pool_codes(&{name}, {x.address}, {y.address});"]

@@ -58,9 +58,8 @@ def _squeeze(emitter: Emitter, node: onnx.NodeProto) -> None:
 
 def _unsqueeze(emitter: Emitter, node: onnx.NodeProto) -> None:
     shape = list(emitter.tensor(node.input[0]).shape)
-    given = attributes(node).get("axes")
-    value = emitter.value(node, 1) if given is None else None
-    count = len(given) if value is None else value.size
+    value = attributes(node).get("axes", emitter.value(node, 1))
+    count = 0 if value is None else len(value)
     for axis in sorted(_axes(emitter, node, len(shape) + count) or []):
         shape.insert(axis, 1)
     _reshaped(emitter, node, tuple(shape))

@@ -22,7 +22,8 @@ HEADER = """/* {title}: made by topfive, to be compiled with the runtime beside 
 
 extern const unsigned char topfive_data[];
 #define D(offset) ((const void *)(topfive_data + (offset)))
-static unsigned char arena[{arena}] __attribute__((aligned({alignment})));
+/* A block of channels may be read past a tensor's end, and multiplied by 0. */
+static unsigned char arena[{arena} + {alignment}] __attribute__((aligned({alignment})));
 static unsigned char scratch[{scratch}] __attribute__((aligned({alignment})));
 const int8_t topfive_zeros[{zeros}];
 """

@@ -26,7 +26,7 @@ INPUT, OUTPUT = "input.bin", "output.bin"
 
 
 class QemuRunner(Runner):
-    """A program that is started for every batch: one process a thread, each with its share of the pictures."""
+    """A program started for every batch: a process a thread, each with its share of the pictures."""
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
         super().__init__(artifact, threads)
@@ -86,7 +86,9 @@ class QemuRunner(Runner):
             parts = list(pool.map(lambda share: self._run_share(share, specs, all_tensors), shares))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _run_share(self, share: Array, specs: Sequence[dict[str, Any]], all_tensors: bool) -> dict[str, Array]:
+    def _run_share(
+        self, share: Array, specs: Sequence[dict[str, Any]], all_tensors: bool
+    ) -> dict[str, Array]:
         """One process. Its files are kept when it fails, and named."""
         folder = Path(tempfile.mkdtemp(prefix="topfive-qemu-"))
         images = share.shape[0] // self._layout["input"]["shape"][0]
@@ -111,9 +113,7 @@ def _read_tensors(path: Path, specs: Sequence[dict[str, Any]], images: int) -> d
     sizes = [math.prod(s["shape"]) * np.dtype(s["dtype"]).itemsize for s in specs]
     content = np.fromfile(path, np.uint8)
     if content.size != images * sum(sizes):
-        raise RunError(
-            f"the program wrote {content.size} bytes, {images * sum(sizes)} were wanted: its output is truncated"
-        )
+        raise RunError(f"the program's output is truncated: {content.size} bytes, not {images * sum(sizes)}")
     pictures = content.reshape(images, sum(sizes))
     tensors: dict[str, Array] = {}
     start = 0

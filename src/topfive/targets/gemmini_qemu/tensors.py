@@ -76,7 +76,7 @@ class Loop:
 
 
 def walk(loops: list[Loop]) -> str:
-    """The C initialiser of a topfive_walk, outermost loop first; neighbouring loops are joined where they can.
+    """The C initialiser of a topfive_walk, outermost loop first; neighbouring loops are joined.
 
     Raises CompileError if more than RANK loops remain.
     """
@@ -85,8 +85,9 @@ def walk(loops: list[Loop]) -> str:
         if loop.count == 1:
             continue
         if joined and joined[-1].continues(loop):
-            loop = Loop(joined.pop().count * loop.count, loop.to, loop.a, loop.b)
-        joined.append(loop)
+            joined.append(Loop(joined.pop().count * loop.count, loop.to, loop.a, loop.b))
+        else:
+            joined.append(loop)
     if len(joined) > RANK:
         raise CompileError(f"a tensor needs {len(joined)} nested loops, {RANK} are there")
     joined = [Loop(1, 0, 0)] * (RANK - len(joined)) + joined

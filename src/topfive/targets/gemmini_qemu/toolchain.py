@@ -94,6 +94,7 @@ def build(program: Program, out: Path) -> str:
         raise CompileError(f"{COMPILER} cannot be started: {error}", details=f"$ {line}") from None
     if done.returncode or not (out / PROGRAM).is_file():
         raise CompileError(
-            f"{COMPILER} failed with exit status {done.returncode}", details=f"$ {line}\n{done.stderr.strip()}"
+            f"{COMPILER} failed with exit status {done.returncode}",
+            details=f"$ {line}\n{done.stderr.strip()}",
         )
     return line

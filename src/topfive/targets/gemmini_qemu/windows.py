@@ -55,7 +55,7 @@ def window_of(attrs: Mapping[str, Any], shape: tuple[int, ...], kernel: tuple[in
     window that would begin in the end's padding is left out. CompileError if N is not 1.
     """
     if len(shape) != 4 or len(kernel) != 2 or shape[0] != 1:
-        raise CompileError(f"a window of {list(kernel)} over {list(shape)}: only one picture of rows and columns")
+        raise CompileError(f"a window of {list(kernel)} over {list(shape)}: only one picture")
     size: Pair = (shape[2], shape[3])
     stride, dilation = (tuple(attrs.get(key) or (1, 1)) for key in ("strides", "dilations"))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]

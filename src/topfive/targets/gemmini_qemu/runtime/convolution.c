@@ -79,16 +79,26 @@ static void fill_panel(const topfive_window *w, const int8_t *x, int32_t first, 
             }
 }
 
-static inline void store_pixel(const int32_t *sums, int8_t *y, int32_t channels, const int32_t *bias,
+/* One pixel's sums, CHANNELS of them every `apart` elements, to codes. step is known when this is inlined. */
+static inline void store_codes(const int32_t *sums, int32_t apart, int8_t *y, int32_t channels,
                                const topfive_scaling *scaling, const int step, int32_t low, int32_t high)
 {
     topfive_scaling s = *scaling;
-    for (int32_t o = 0; o < channels; o++) {
-        int32_t sum = sums[o / CHANNELS * (PIXELS * CHANNELS) + o % CHANNELS];
-        if (step)
-            s = scaling[o];
-        y[o] = (int8_t)topfive_requantize((int32_t)((uint32_t)sum + (uint32_t)bias[o]), s, low, high);
-    }
+    for (int32_t first = 0; first < channels; first += CHANNELS, sums += apart)
+        for (int32_t o = first; o < first + CHANNELS && o < channels; o++) {
+            if (step)
+                s = scaling[o];
+            y[o] = (int8_t)topfive_requantize(sums[o - first], s, low, high);
+        }
+}
+
+static void store_pixel(const topfive_convolution *c, const int32_t *sums, int32_t apart, int8_t *y,
+                        int32_t channels, int32_t first, int32_t low, int32_t high)
+{
+    if (c->scaling_step)
+        store_codes(sums, apart, y, channels, c->scaling + first, 1, low, high);
+    else
+        store_codes(sums, apart, y, channels, c->scaling, 0, low, high);
 }
 
 void topfive_convolve(const topfive_convolution *c, const int8_t *x, int8_t *y, int32_t low, int32_t high,
@@ -102,23 +112,20 @@ void topfive_convolve(const topfive_convolution *c, const int8_t *x, int8_t *y, 
     int32_t *sums = (int32_t *)(panel + (int64_t)depth * WORDS);
     for (int32_t g = 0; g < c->groups; g++) {
         const int8_t *weights = c->weights + (int64_t)g * blocks * depth * CHANNELS;
-        const int32_t *bias = c->bias + g * out;
-        const topfive_scaling *scaling = c->scaling + g * out * c->scaling_step;
+        const int32_t *bias = c->bias + g * blocks * CHANNELS;
         for (int32_t first = 0; first < pixels; first += PIXELS) {
             fill_panel(w, x + g * in, first, in, panel);
-            for (int32_t n = 0; n < blocks * PIXELS * CHANNELS; n++)
-                sums[n] = 0;
+            for (int32_t b = 0; b < blocks; b++)
+                for (int p = 0; p < PIXELS; p++)
+                    for (int q = 0; q < CHANNELS; q++)
+                        sums[(b * PIXELS + p) * CHANNELS + q] = bias[b * CHANNELS + q];
             for (int32_t k = 0; k < depth; k += c->block)
                 for (int32_t b = 0; b < blocks; b++)
                     multiply_block(panel + (int64_t)k * WORDS, weights + ((int64_t)b * depth + k) * CHANNELS,
                                    depth - k < c->block ? depth - k : c->block, sums + b * PIXELS * CHANNELS);
-            for (int32_t p = 0; p < PIXELS && first + p < pixels; p++) {
-                int8_t *to = y + (int64_t)(first + p) * c->out_channels + g * out;
-                if (c->scaling_step)
-                    store_pixel(sums + p * CHANNELS, to, out, bias, scaling, 1, low, high);
-                else
-                    store_pixel(sums + p * CHANNELS, to, out, bias, scaling, 0, low, high);
-            }
+            for (int32_t p = 0; p < PIXELS && first + p < pixels; p++)
+                store_pixel(c, sums + p * CHANNELS, PIXELS * CHANNELS,
+                            y + (int64_t)(first + p) * c->out_channels + g * out, out, g * out, low, high);
         }
     }
 }
@@ -131,51 +138,44 @@ void topfive_arrange_columns(const int8_t *b, int8_t *weights, int32_t depth, in
                 *weights++ = j + q < columns ? b[(int64_t)k * columns + j + q] : 0;
 }
 
-/* Depthwise: eight channels at a time stay in registers while the kernel's positions pass by. */
+/* Depthwise: eight channels at a time stay in registers while the kernel's positions pass by. `from` holds a
+ * pointer a position, which moves on by eight channels. */
 enum { DEPTHWISE = 8 };
 
-static inline void depthwise_channels(const int8_t *const *from, const int8_t *const *weights, int32_t taps,
-                                      int32_t first, const int count, int64_t *sums)
+static __attribute__((noinline)) void multiply_depthwise(const int8_t **from, const int8_t *weights,
+                                                         int32_t positions, int32_t *sums)
 {
-    int64_t total[DEPTHWISE] = {0};
-    for (int32_t t = 0; t < taps; t++) {
-        const int8_t *a = from[t] + first, *w = weights[t] + first;
-        for (int n = 0; n < count; n++)
-            total[n] += (int64_t)a[n] * w[n];
+    int64_t total[DEPTHWISE];
+    for (int n = 0; n < DEPTHWISE; n++)
+        total[n] = sums[n];
+    for (const int8_t **end = from + positions; from < end; from++, weights += DEPTHWISE) {
+        const int8_t *a = *from;
+        for (int n = 0; n < DEPTHWISE; n++)
+            total[n] += (int64_t)a[n] * weights[n];
+        *from = a + DEPTHWISE;
     }
-    for (int n = 0; n < count; n++)
-        sums[n] = total[n];
+    for (int n = 0; n < DEPTHWISE; n++)
+        sums[n] = (int32_t)total[n];
 }
 
 void topfive_convolve_depthwise(const topfive_convolution *c, const int8_t *x, int8_t *y, int32_t low,
                                 int32_t high, void *scratch)
 {
     const topfive_window *w = &c->window;
-    int32_t channels = w->channels, kernel = w->kernel_rows * w->kernel_cols;
-    const int8_t **from = scratch, **weights = from + kernel;
+    int32_t channels = w->channels, positions = w->kernel_rows * w->kernel_cols;
+    const int8_t **from = scratch;
+    int32_t *sums = (int32_t *)(from + positions);
     for (int32_t pixel = 0; pixel < w->out_rows * w->out_cols; pixel++, y += channels) {
-        int32_t taps = 0;
         corner at = corner_of(w, pixel);
-        for (int32_t t = 0; t < kernel; t++) {
-            int32_t down = t / w->kernel_cols * w->dilation_rows, right = t % w->kernel_cols * w->dilation_cols;
-            from[taps] = channels_at(w, x, at, down, right);
-            if (from[taps] == topfive_zeros)
-                continue;
-            weights[taps++] = c->weights + (int64_t)t * channels;
+        for (int32_t i = 0, t = 0; i < w->kernel_rows; i++)
+            for (int32_t j = 0; j < w->kernel_cols; j++, t++)
+                from[t] = channels_at(w, x, at, i * w->dilation_rows, j * w->dilation_cols);
+        const int8_t *weights = c->weights;
+        for (int32_t first = 0; first < channels; first += DEPTHWISE, weights += positions * DEPTHWISE) {
+            for (int n = 0; n < DEPTHWISE; n++)
+                sums[first + n] = c->bias[first + n];
+            multiply_depthwise(from, weights, positions, sums + first);
         }
-        for (int32_t first = 0; first < channels; first += DEPTHWISE) {
-            int64_t sums[DEPTHWISE];
-            int32_t count = channels - first < DEPTHWISE ? channels - first : DEPTHWISE;
-            if (count == DEPTHWISE)
-                depthwise_channels(from, weights, taps, first, DEPTHWISE, sums);
-            else
-                for (int32_t n = 0; n < count; n++)
-                    depthwise_channels(from, weights, taps, first + n, 1, sums + n);
-            for (int32_t n = 0; n < count; n++) {
-                uint32_t sum = (uint32_t)sums[n] + (uint32_t)c->bias[first + n];
-                topfive_scaling s = c->scaling[(first + n) * c->scaling_step];
-                y[first + n] = (int8_t)topfive_requantize((int32_t)sum, s, low, high);
-            }
-        }
+        store_pixel(c, sums, CHANNELS, y, channels, 0, low, high);
     }
 }

@@ -34,7 +34,8 @@ typedef struct {
 /* A convolution of one picture, or (one row of pixels, a 1 x 1 kernel) a matrix product.
  *
  * weights: [group][block of 4 output channels][depth][4], depth ordered (kernel row, kernel column, channel);
- * depthwise: [kernel row][kernel column][channel].
+ * depthwise: [block of 8 channels][kernel row][kernel column][8]. Channels that fill up a block have weights 0.
+ * bias: as many a group as its blocks have channels.
  * block: how many products of any output channel sum up to less than 2^20 in magnitude.
  * scaling_step: 0 for one scaling, 1 for one an output channel. */
 typedef struct {
