@@ -6,7 +6,7 @@ The forms take turns in one process, so that the ratios hold while the machine's
 
 * gemmini_sim: the artifact as `topfive.open` runs it here;
 * gemmini_sim, uint8 weights: what it runs on processors whose uint8 x int8 kernels saturate;
-* onnxruntime uint8 x uint8: the same graph with ONNX Runtime's own residual add and pool padding (the baseline);
+* onnxruntime uint8 x uint8: the same graph with ONNX Runtime's own residual add and pools (the baseline);
 * onnxruntime float32: the model before quantisation.
 """
 

@@ -171,6 +171,23 @@ def test_requantisation_of_every_kind_of_accumulator(tmp_path: Path) -> None:
 
 
 @emulated
+def test_quantising_every_kind_of_float(tmp_path: Path) -> None:
+    """Ties and their neighbours, zeros of both signs, subnormal, huge and infinite numbers."""
+    layers = Layers((1, 1), seed=19)
+    nothing = layers.dequantize("x", 1.0)
+    edges = np.array(
+        [0.0, -0.0, 1e-45, -1e-40, 1e-38, 3e38, -3e38, np.inf, -np.inf, 2.0**31, 1.0], np.float32
+    )
+    for scale in (1.0, 0.5, 2.0**-9, 0.1, 0.3, 0.037, 1e-3, 3e-7, 1e-30, 1e-38, 1e30, 12345.0):
+        ties = (np.arange(-140, 140) + 0.5).astype(np.float32) * np.float32(scale)
+        near = [np.nextafter(ties, np.float32(end)) for end in (-np.inf, np.inf)]
+        spread = layers.random.uniform(-300, 300, 1500).astype(np.float32) * np.float32(scale)
+        values = np.concatenate([edges, ties, *near, spread]).astype(np.float32)
+        layers.quantize(layers.add("Add", [layers.constant(values[None]), nothing]), scale)
+    layers.check(tmp_path, np.zeros((1, 1), np.int8))
+
+
+@emulated
 def test_matrix_products(tmp_path: Path) -> None:
     layers = Layers((1, 4, 10, 12), seed=7)
     layers.matmul("x", layers.constant(layers.codes(12, 7)), 0.002)

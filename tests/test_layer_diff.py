@@ -124,7 +124,14 @@ def invoke(*arguments: object) -> Result:
 def test_the_command_prints_the_worst_layers_first_and_draws(cache: Path, tmp_path: Path) -> None:
     plot = tmp_path / "layers.svg"
     found = invoke(
-        "diff", "pocket_vit", "cpu:force_float32", "gemmini_sim:int8", "--artifact-cache", cache, "--plot", plot
+        "diff",
+        "pocket_vit",
+        "cpu:force_float32",
+        "gemmini_sim:int8",
+        "--artifact-cache",
+        cache,
+        "--plot",
+        plot,
     )
     assert found.exit_code == 0
     rows = [line.split() for line in found.output.splitlines() if line.count(".") >= 3]

@@ -115,8 +115,18 @@ def diff(
     """Compare two artifacts of one model layer by layer; exit code 1 if int8 codes differ."""
     from topfive.commands.diff import diff_layers
 
-    options = {"images": image or [], "cards": cards or [], "cache": artifact_cache}
-    if not diff_layers(model, left, right, **options, show=show, plot=plot, as_json=json):
+    equal = diff_layers(
+        model,
+        left,
+        right,
+        images=image or [],
+        show=show,
+        plot=plot,
+        cards=cards or [],
+        cache=artifact_cache,
+        as_json=json,
+    )
+    if not equal:
         raise typer.Exit(1)
 
 
@@ -141,6 +151,76 @@ def models(
     from topfive.commands.listing import list_models
 
     list_models(name or [], [tag for tag in (tags or "").split(",") if tag], cards or [], as_json=json)
+
+
+gemmini_app = typer.Typer(help="Modelled cycles of Gemmini.", no_args_is_help=True)
+app.add_typer(gemmini_app, name="gemmini")
+
+GemminiModel = Annotated[str, typer.Option("--model", "-m", help="A model card's name, or an ONNX file.")]
+GemminiQuant = Annotated[str, typer.Option("--quant", help="int8 or as_is.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Pictures a batch.")]
+
+
+@gemmini_app.command()
+def cycles(
+    *,
+    model: GemminiModel,
+    quant: GemminiQuant = "int8",
+    batch: Batch = 1,
+    hardware: Annotated[str, typer.Option("--hardware", help="A hardware description's name.")] = "default",
+    dataflow: Annotated[str, typer.Option("--dataflow", help="ws or os.")] = "ws",
+    cards: Cards = None,
+    artifact_cache: CacheFolder = None,
+    json: Json = False,
+) -> None:
+    """Print each layer's modelled cycles and what bounds it."""
+    from topfive.commands.gemmini import print_cycles
+
+    print_cycles(
+        model,
+        quant=quant,
+        batch=batch,
+        hardware=hardware,
+        dataflow=dataflow,
+        cards=cards or [],
+        cache=artifact_cache,
+        as_json=json,
+    )
+
+
+@gemmini_app.command()
+def explore(
+    *,
+    model: GemminiModel,
+    quant: GemminiQuant = "int8",
+    batch: Batch = 1,
+    dim: Annotated[str, typer.Option("--dim", help="Sizes of the array.")] = "8,16,32",
+    scratchpad: Annotated[str, typer.Option("--scratchpad", help="Capacities.")] = "128K,256K,512K",
+    accumulator: Annotated[str, typer.Option("--accumulator", help="Capacities.")] = "64K",
+    hardware: Annotated[
+        str, typer.Option("--hardware", help="What the options leave open is as in this description.")
+    ] = "default",
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write the Pareto plot as an SVG file.")] = None,
+    cards: Cards = None,
+    artifact_cache: CacheFolder = None,
+    json: Json = False,
+) -> None:
+    """Model every combination of hardware parameters: cycles against area."""
+    from topfive.commands.gemmini import explore_hardware
+
+    explore_hardware(
+        model,
+        quant=quant,
+        batch=batch,
+        dims=dim,
+        scratchpads=scratchpad,
+        accumulators=accumulator,
+        base=hardware,
+        plot=plot,
+        cards=cards or [],
+        cache=artifact_cache,
+        as_json=json,
+    )
 
 
 def main() -> NoReturn:

@@ -83,7 +83,8 @@ def compare_layers(reference: Artifact, other: Artifact, batch: Array) -> LayerD
     ]
     if not shared:
         raise RunError(
-            f"{reference.target} {reference.quant} and {other.target} {other.quant} of {other.model} share no tensor"
+            f"{reference.target} {reference.quant} and {other.target} {other.quant} of {other.model} "
+            "share no tensor"
         )
     layers = tuple(quality(name, left_values[name], right_values[name]) for name in shared)
     return LayerDifference(layers, *_first_code(other, left, right, batch))
@@ -141,12 +142,16 @@ def accumulator(graph: Graph, tensor: str, values: Mapping[str, Array], index: t
     read = {**values, **graph.constants}
     x, w = read[node.input[0]].astype(np.int64), read[node.input[3]].astype(np.int64)
     if node.op_type == "QLinearMatMul":
-        *batch, i, j = index
-        left = x[(*batch[-(x.ndim - 2) :], i)] if x.ndim > 2 else x[i]
-        right = w[(*batch[-(w.ndim - 2) :], slice(None), j)] if w.ndim > 2 else w[:, j]
-        return int(left @ right)
+        i, j = index[-2:]
+        return int(_matrix(x, index[:-2])[i] @ _matrix(w, index[:-2])[:, j])
     bias = int(read[node.input[8]][index[1]]) if len(node.input) > 8 else 0
     return bias + _window_sum(x, w, attributes(node), index)
+
+
+def _matrix(x: Array, batch: tuple[int, ...]) -> Array:
+    """The matrix of a stack that a batch index selects; a plain matrix serves every index."""
+    matrix: Array = x[batch[len(batch) - (x.ndim - 2) :]]
+    return matrix
 
 
 def _window_sum(x: Array, w: Array, attrs: Mapping[str, Any], index: tuple[int, ...]) -> int:

@@ -20,7 +20,7 @@ from topfive.golden import GoldenMismatchError, refuse_under_ci
 from topfive.suite import exclusive, options
 from topfive.suite.expectations import STAGE_ERRORS
 from topfive.suite.gathering import Gatherer
-from topfive.suite.golden_check import GoldenCheck, described
+from topfive.suite.golden_check import GoldenCheck, described, modelled
 from topfive.suite.measuring import device_lock, extra_info, timing, warm_up
 from topfive.suite.pictures import Pictures
 from topfive.suite.selection import Case
@@ -122,17 +122,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     batched = "batch" in metafunc.fixturenames
     with _usage_errors():
         cases = suite.selection.cases(kind, batched=batched)
-        measured = suite.measuring_limits(kind) if "benchmark" in metafunc.fixturenames else None
-        params = [_parameters(suite, case, kind, measured) for case in cases]
+        measured = "benchmark" in metafunc.fixturenames
+        params = [_parameters(suite, case, kind, measured=measured) for case in cases]
     metafunc.parametrize((*NAMES, "batch") if batched else NAMES, params)
 
 
-def _parameters(suite: Suite, case: Case, kind: str, limits: dict[str, Any] | None) -> Any:
+def _parameters(suite: Suite, case: Case, kind: str, *, measured: bool) -> Any:
     """A case as pytest.param: plain values, since they are written to the benchmarks' JSON."""
     marks = [getattr(pytest.mark, case.target), getattr(pytest.mark, case.quant)]
     tags = suite.selection.cards[case.model].tags
     marks += [getattr(pytest.mark, tag) for tag in ("realdata", "slow") if tag in tags]
-    if limits is not None:
+    if measured:
+        limits = suite.measuring_limits(kind, case.target)
         marks.append(pytest.mark.benchmark(group=f"{case.model} {case.target}", **limits))
     if expected := suite.selection.expected_failure(case, kind):
         reason = f"{expected.stage}: {expected.reason}"
@@ -211,9 +212,9 @@ def runner(workshop: Workshop, model: str, target: str, quant: str) -> Runner:
 
 
 @pytest.fixture
-def pictures(workshop: Workshop, model: str) -> Pictures:
-    """The fixture pictures of the case's model."""
-    return workshop.pictures(model)
+def pictures(request: pytest.FixtureRequest, workshop: Workshop, model: str, target: str) -> Pictures:
+    """The fixture pictures of the case's model; the first few of them on an emulated target."""
+    return workshop.pictures(model, request.config.stash[SUITE].most_pictures(target))
 
 
 @pytest.fixture
@@ -252,6 +253,7 @@ def measure(
         if benchmark.enabled:
             figures = timing(benchmark.stats.stats.data, batch)
             benchmark.extra_info.update(extra_info(runner, figures, batch, pictures.preprocess_seconds))
-            record(**vars(figures), preprocess_s=pictures.preprocess_seconds, **described(runner))
+            shown = {**described(runner), **modelled(runner, batch)}
+            record(**vars(figures), preprocess_s=pictures.preprocess_seconds, **shown)
 
     return measured

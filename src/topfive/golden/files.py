@@ -40,7 +40,7 @@ def write_golden(golden: Golden, path: Path) -> None:
 
 def dumps(golden: Golden) -> str:
     """The text of a golden file: a header, then a line a picture."""
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "model": golden.model,
         "target": golden.target,
@@ -55,6 +55,8 @@ def dumps(golden: Golden) -> str:
         "top1": golden.top1,
         "exact_tensors": list(golden.exact_tensors),
     }
+    if golden.modelled_cycles:
+        header["modelled_cycles"] = {k: dict(v) for k, v in golden.modelled_cycles.items()}
     lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in header.items()]
     images = ",\n".join(f"  {json.dumps(_image(i), ensure_ascii=False)}" for i in golden.images)
     return "\n".join(["{", *lines, ' "images": [', images, " ]", "}", ""])
@@ -161,7 +163,17 @@ def _golden(read: _Reader) -> Golden:
         artifact=read.text("artifact"),
         decoder=read.text("decoder"),
         versions={key: versions.text(key) for key in versions.value},
+        modelled_cycles=_read_cycles(read) if "modelled_cycles" in read.value else {},
     )
+
+
+def _read_cycles(read: _Reader) -> dict[str, dict[str, int]]:
+    batches = read.inner("modelled_cycles")
+    found = {}
+    for batch in batches.value:
+        figures = _Reader(read.path, batches.value[batch], f"modelled_cycles.{batch}")
+        found[batch] = {name: int(figures.number(name)) for name in figures.value}
+    return found
 
 
 def _read_image(read: _Reader, exact_tensors: int) -> GoldenImage:

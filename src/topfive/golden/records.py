@@ -40,6 +40,7 @@ class Golden:
 
     score: what the scores are, "probability" or "logit". exact_tensors: the int8 tensors whose bits are part
     of the golden, in the order of GoldenImage.int8. top1: accuracy on these pictures, None without labels.
+    modelled_cycles: batch (as text) to figures that must be equal exactly; empty for most targets.
     artifact, decoder and versions say what made it; they are never compared.
     """
 
@@ -56,3 +57,4 @@ class Golden:
     artifact: str = ""
     decoder: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    modelled_cycles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

@@ -24,7 +24,16 @@ __all__ = ["Update", "make_golden", "refuse_under_ci", "update"]
 
 LISTED = 10
 # What a golden is about: a change in one of these is a change of the golden.
-SUBJECT = ("model", "target", "quant", "source_sha256", "profile", "score", "exact_tensors")
+SUBJECT = (
+    "model",
+    "target",
+    "quant",
+    "source_sha256",
+    "profile",
+    "score",
+    "exact_tensors",
+    "modelled_cycles",
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ def make_golden(
         artifact=artifact.key,
         decoder=decoder,
         versions=versions,
+        modelled_cycles=artifact.meta.get("modelled_cycles", {}),
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from topfive.suite.measuring import FEW_ROUNDS
 from topfive.suite.results import Row
 
-__all__ = ["COLUMNS", "FEW_ROUNDS_MARK", "SIMULATED_MARK", "Column"]
+__all__ = ["COLUMNS", "FEW_ROUNDS_MARK", "MODELLED_MARK", "SIMULATED_MARK", "Column"]
 
 FEW_ROUNDS_MARK = "*"
 SIMULATED_MARK = "~"
+MODELLED_MARK = "^"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ def _rate(_: Row, value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def _megacycles(row: Row, estimate: int) -> str:
+    """The calibrated estimate, and the bus bound in brackets."""
+    return f"{estimate / 1e6:.3f} ({row.values['modelled_bus'] / 1e6:.3f}){MODELLED_MARK}"
+
+
 COLUMNS = (
     Column("model", lambda row: row.model, "model"),
     Column("target", lambda row: row.target, "target", _target),
@@ -68,6 +74,8 @@ COLUMNS = (
     Column("p99_s", _found("p99"), "p99 ms", _p99, right=True),
     Column("images_per_s", _found("images_per_s"), "img/s", _rate, right=True),
     Column("rounds", _found("rounds"), "rounds", right=True),
+    Column("modelled_cycles_estimate", _found("modelled_estimate"), "Mcycles", _megacycles, right=True),
+    Column("modelled_cycles_bus", _found("modelled_bus")),
     Column("preprocess_s", _found("preprocess_s")),
     Column("artifact", _found("artifact")),
     Column("threads", _found("threads")),

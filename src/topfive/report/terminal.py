@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from topfive.report.columns import COLUMNS, FEW_ROUNDS_MARK, SIMULATED_MARK, Column
+from topfive.report.columns import COLUMNS, FEW_ROUNDS_MARK, MODELLED_MARK, SIMULATED_MARK, Column
 from topfive.suite.measuring import FEW_ROUNDS
 from topfive.suite.results import Row, simulated_targets
 
@@ -50,6 +50,11 @@ def footnotes(rows: Sequence[Row], *, native_kernels_differ: bool = False) -> li
     ]
     if any(0 < row.values.get("rounds", 0) < FEW_ROUNDS for row in rows):
         notes.append(f"{FEW_ROUNDS_MARK} p99 of fewer than {FEW_ROUNDS} rounds: hardly more than the maximum")
+    if any("modelled_estimate" in row.values for row in rows):
+        notes.append(
+            f"{MODELLED_MARK} millions of modelled cycles of the default Gemmini for the batch, calibrated "
+            "on one published point (the bound with the bus at full speed): not measured, not cycle-accurate"
+        )
     if native_kernels_differ:
         notes.append(
             "cpu: ONNX Runtime's native int8 kernels saturate on this processor: --cpu-kernels native gives "

@@ -42,15 +42,15 @@ def pictures_key(card: Card) -> tuple[object, ...]:
 
 
 class Pictures:
-    """The first `count` pictures of a card's set.
+    """The first `count` pictures of a card's set, but at most `most`.
 
     Crops are kept as uint8, a quarter of the tensors' size; `normalise` of a crop is bit-equal to
     `preprocess` of the file. Raises ImageError for a folder or file that cannot be read.
     """
 
-    def __init__(self, card: Card, threads: int) -> None:
+    def __init__(self, card: Card, threads: int, most: int | None = None) -> None:
         listed = list_images(card.pictures_folder(), map_file=card.pictures_map())
-        self.images: list[LabelledImage] = listed[: card.pictures.count]
+        self.images: list[LabelledImage] = listed[: card.pictures.count][:most]
         self.profile: Profile = load_profile(card.input.profile)
         self.size = card.input.size
         self.threads = threads

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["Results", "Row"]
 
-PERCENTILES = ("p50", "p90", "p99", "rounds")
+TIMING = ("p50", "p90", "p99", "rounds", "images_per_s")
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Results:
     def add(self, found: Mapping[str, Any]) -> None:
         """Take what one test found: the case, its kind, and values.
 
-        At batch 1 both kinds of benchmark measure: percentiles are the latency test's then, images a second
-        the throughput test's.
+        At batch 1 both kinds of benchmark measure: the row shows the latency test's run, which has more
+        rounds, so that its figures belong together.
         """
         case = (found["model"], found["target"], found["quant"], found.get("batch"))
         row = self._rows.setdefault(case, Row(*case))
@@ -45,10 +45,7 @@ class Results:
         if note := values.pop("note", ""):
             self.notes.append(note)
         for name, value in values.items():
-            kept = (kind == "throughput" and name in PERCENTILES) or (
-                kind == "latency" and name == "images_per_s"
-            )
-            if name not in row.values or not kept:
+            if name not in row.values or not (kind == "throughput" and name in TIMING):
                 row.values[name] = value
 
     def rows(self) -> list[Row]:

@@ -13,7 +13,7 @@ from topfive import targets
 from topfive.cards import Card
 from topfive.errors import CardError, TopfiveError, UnknownNameError
 from topfive.suite.expectations import Expectation, read_expectations
-from topfive.suite.settings import Settings, read_settings
+from topfive.suite.settings import KINDS, Kind, Settings, read_settings
 from topfive.targets.base import QUANT_MODES
 
 __all__ = ["Case", "Choice", "Selection", "SelectionError"]
@@ -67,8 +67,8 @@ class Selection:
         path = self.folder / "suite.toml"
         settings = read_settings(path)
         if path.is_file():
-            for name in vars(settings):
-                for pattern in settings.of(name).models:
+            for name in (*KINDS, "emulated"):
+                for pattern in getattr(settings, name).models:
                     if not self._matching(pattern):
                         raise CardError(f"{path}: key '{name}.models': {pattern!r} matches no card")
         return settings
@@ -107,11 +107,21 @@ class Selection:
         """The cases of tests of a kind, models outermost, in a fixed order."""
         settings = self.settings.of(kind)
         models = self._models(self.choice.models or settings.models)
-        batches = (self.choice.batches or settings.batches) if batched else (None,)
+        few = self._models(self.choice.models or self.settings.emulated.models)
         combinations = self._combinations(
             models, self.choice.targets or targets.names(), self.choice.quants or QUANT_MODES
         )
-        return [Case(*names, batch) for names in combinations for batch in batches]
+        return [
+            Case(model, target, quant, batch)
+            for model, target, quant in combinations
+            if model in few or not targets.get(target).emulated
+            for batch in (self._batches(settings, target) if batched else (None,))
+        ]
+
+    def _batches(self, settings: Kind, target: str) -> tuple[int, ...]:
+        if self.choice.batches or not targets.get(target).emulated:
+            return self.choice.batches or settings.batches
+        return settings.batches[:1]
 
     def expected_failure(self, case: Case, kind: str) -> Expectation | None:
         """The row of expectations.toml that says that this case fails."""

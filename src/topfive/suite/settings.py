@@ -29,6 +29,19 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Emulated:
+    """What emulated targets run of it all, because they are thousands of times slower.
+
+    models: as for a kind, when nobody asks for others. pictures: golden pictures, the first of the card's.
+    least_rounds: of a measurement, which is at batch 1 only.
+    """
+
+    models: tuple[str, ...] = ("tag:bundled",)
+    pictures: int = 8
+    least_rounds: int = 3
+
+
+@dataclass(frozen=True)
 class Settings:
     """Settings of every kind."""
 
@@ -37,6 +50,7 @@ class Settings:
     throughput: Kind = field(default_factory=Kind)
     accuracy: Kind = field(default_factory=Kind)
     scenario: Kind = field(default_factory=Kind)
+    emulated: Emulated = field(default_factory=Emulated)
 
     def of(self, kind: str) -> Kind:
         """The settings of a kind."""
@@ -55,4 +69,6 @@ def read_settings(path: Path) -> Settings:
             raise CardError(f"{path}: key '{name}.batches' must be whole numbers of 1 or more")
         if kind.max_seconds <= 0 or kind.least_rounds < 1:
             raise CardError(f"{path}: keys '{name}.max_seconds' and '{name}.least_rounds' must be positive")
+    if settings.emulated.pictures < 1 or settings.emulated.least_rounds < 1:
+        raise CardError(f"{path}: keys of 'emulated' must be 1 or more")
     return settings

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from topfive import targets
 from topfive.cache import cache_root
 from topfive.cards import load_cards
 from topfive.suite.results import Results
@@ -57,14 +58,20 @@ class Suite:
         names = f"--models {case.model} --targets {case.target} --quant {case.quant}"
         return f"pytest '{nodeid}' {names}{cards}"
 
-    def measuring_limits(self, kind: str) -> dict[str, Any]:
+    def most_pictures(self, target: str) -> int | None:
+        """How many golden pictures a target runs at most; None for all."""
+        return self.selection.settings.emulated.pictures if targets.get(target).emulated else None
+
+    def measuring_limits(self, kind: str, target: str) -> dict[str, Any]:
         """pytest-benchmark's max_time and min_rounds for a kind of test; its own options win if given."""
         settings = self.selection.settings.of(kind)
+        emulated = targets.get(target).emulated
         limits: dict[str, Any] = {}
         if float(self.config.getoption("benchmark_max_time", 1.0)) == 1.0:
             limits["max_time"] = settings.max_seconds
         if self.config.getoption("benchmark_min_rounds", 5) == 5:
-            limits["min_rounds"] = settings.least_rounds
+            few = self.selection.settings.emulated.least_rounds
+            limits["min_rounds"] = few if emulated else settings.least_rounds
         return limits
 
 

@@ -64,11 +64,11 @@ class Workshop:
         self._runners[names] = runner
         return runner
 
-    def pictures(self, model: str) -> Pictures:
-        """The fixture pictures of a model."""
-        key = pictures_key(self.cards[model])
+    def pictures(self, model: str, most: int | None = None) -> Pictures:
+        """The fixture pictures of a model, at most so many."""
+        key = (*pictures_key(self.cards[model]), most)
         if key not in self._pictures:
-            self._pictures[key] = Pictures(self.cards[model], self.threads)
+            self._pictures[key] = Pictures(self.cards[model], self.threads, most)
         return self._pictures[key]
 
     def close(self) -> None:

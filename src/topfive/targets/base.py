@@ -123,6 +123,8 @@ class Target(ABC):
 
     name: ClassVar[str]
     quants: ClassVar[tuple[str, ...]]
+    # Run instruction by instruction: by default only bundled models, few pictures and few rounds.
+    emulated: ClassVar[bool] = False
     # Non-empty when what runs is not the device itself; printed in every table.
     simulated: ClassVar[str] = ""
 

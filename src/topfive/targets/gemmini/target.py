@@ -15,6 +15,7 @@ __all__ = ["INT8_FILE", "GemminiSimTarget"]
 
 # The int8 graph before lowering: what the numpy form runs.
 INT8_FILE = "model_int8.onnx"
+MODELLED_BATCHES = (1, 4, 8)
 
 
 def _open(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
@@ -23,6 +24,21 @@ def _open(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
     from topfive.sessions import open_exact
 
     return open_exact(onnx.load(model) if isinstance(model, Path) else model, threads=threads)
+
+
+def _modelled_cycles(int8: onnx.ModelProto) -> dict[str, dict[str, int]]:
+    """Batch (as text) to modelled cycles on the default hardware, weight stationary."""
+    from topfive.targets.gemmini.cycles import model_cycles, model_layers
+
+    found = {}
+    for batch in MODELLED_BATCHES:
+        modelled = model_cycles(model_layers(int8, batch), batch=batch)
+        found[str(batch)] = {
+            "ideal": modelled.ideal,
+            "bus": modelled.cycles("bus"),
+            "estimate": modelled.cycles("estimate"),
+        }
+    return found
 
 
 class GemminiSimTarget(Target):
@@ -63,6 +79,7 @@ class GemminiSimTarget(Target):
             "input": describe_input(lowered.model),
             "int8_tensors": list(lowered.int8_tensors),
             "exact_tensors": exact_int8_tensors(int8),
+            "modelled_cycles": _modelled_cycles(int8),
         }
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:

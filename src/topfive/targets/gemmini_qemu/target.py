@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from topfive.targets.base import Artifact, Runner, Target
+from topfive.targets.gemmini.target import INT8_FILE
 from topfive.targets.gemmini_qemu import emulator
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["INT8_FILE", "GemminiQemuTarget"]
+__all__ = ["GemminiQemuTarget"]
 
-# The int8 graph that the program was made from.
-INT8_FILE = "model_int8.onnx"
 # Modules of other packages that decide what the program is.
 SHARED_CODE = ("admission", "arithmetic", "qdq", "reference")
 
@@ -27,6 +26,7 @@ class GemminiQemuTarget(Target):
 
     name: ClassVar[str] = "gemmini_qemu"
     quants: ClassVar[tuple[str, ...]] = ("int8", "as_is")
+    emulated: ClassVar[bool] = True
     simulated: ClassVar[str] = "RISC-V program under QEMU; times are the emulator's"
 
     def probe(self) -> str:
