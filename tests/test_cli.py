@@ -14,7 +14,7 @@ from PIL import Image
 import topfive
 from topfive.cards import fixtures_root, load_cards
 from topfive.cli import main
-from topfive.commands.run import seed_text
+from topfive.commands.run import runner_text
 from topfive.images import load_profile, preprocess
 
 PICTURE = "ILSVRC2012_val_00000001.JPEG"
@@ -61,9 +61,9 @@ def test_run_prints_the_seeds_form_with_the_best_last(command):
     assert scores == sorted(scores)
 
 
-def test_seed_text_is_exact():
+def test_runner_text_is_exact():
     best = [(208, "Labrador retriever", 0.961574), (205, "flat-coated", 0.01336), (7, "", 1e-9)]
-    assert seed_text(1000, best) == (
+    assert runner_text(1000, best) == (
         "Element count 1000. Top 3 classes:\n0.000000 7\n0.013360 flat-coated\n0.961574 Labrador retriever\n"
     )
 

@@ -243,8 +243,7 @@ def test_a_broken_program_is_no_result(
     text = f'#include "topfive.h"\nconst int8_t topfive_zeros[1];\n{main}\n'
     toolchain.build(Program(text, b"data", {}), broken)
     monkeypatch.setenv("TOPFIVE_QEMU_SECONDS", "1.5")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     runner = TARGET.open(replace(fire, path=broken), threads=1)
     with pytest.raises(RunError, match=message) as caught:
         runner.run(pictures("pocket_fire", 1))
@@ -268,7 +267,10 @@ def test_an_input_that_ends_within_an_image_is_an_error(fire: Artifact, tmp_path
 
 
 @emulated
-def test_an_emulator_that_disappears_is_named(fire: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_emulator_that_disappears_is_named(
+    fire: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     runner = TARGET.open(fire, threads=1)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RunError, match="apt-get install qemu-user"):

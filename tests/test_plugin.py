@@ -477,7 +477,7 @@ def test_the_table_stands_at_the_end(suite):
     found.stdout.fnmatch_lines(
         [
             "*= topfive =*",
-            "model *target *quant mode *batch golden *top-1 p50 ms p90 ms *p99 ms *img/s rounds",
+            "model *target *quant mode *batch golden *top-1 p50 ms p90 ms *p99 ms *img/s rounds *Mcycles",
             "tiny *cpu *force_float16 *1 exact *",
             "tiny *gemmini_sim~ *int8 *2 exact *",
             "~ gemmini_sim is simulated: *",

@@ -1,11 +1,14 @@
-"""`topfive run`: the imagenet runner of the seed, with its output."""
+"""`topfive run`: pictures through a model, printed as the Gemmini imagenet runner prints them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 import topfive
 from topfive.cards import Card
@@ -13,10 +16,52 @@ from topfive.commands import print_json
 from topfive.commands.build import progress
 from topfive.errors import CardError
 from topfive.golden import output_labels
-from topfive.images import load_profile, preprocess
+from topfive.images import Profile, load_profile, preprocess
 from topfive.pipeline import resolve_card
+from topfive.targets.base import Artifact, Runner
 
-__all__ = ["classify", "seed_text"]
+__all__ = ["Job", "classify", "prepare", "runner_text"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model that is built, and how its pictures are prepared."""
+
+    card: Card
+    profile: Profile
+    labels: tuple[str, ...]
+    artifact: Artifact
+
+    def scores(self, runner: Runner, picture: Path) -> NDArray[Any]:
+        """The model's output for one picture, [entries].
+
+        Raises ImageError naming the file, CardError if the profile's tensors do not fit the model.
+        """
+        tensor = preprocess(picture, self.profile, self.card.input.size)
+        _check_layout(self.card, tensor.shape, self.profile.name)
+        output: NDArray[Any] = runner.run(tensor[None])[0].reshape(-1)
+        return output
+
+    def described(self) -> dict[str, Any]:
+        """What runs, as JSON-able values."""
+        return {
+            "model": self.card.name,
+            "target": self.artifact.target,
+            "quant": self.artifact.quant,
+            "profile": self.profile.name,
+        }
+
+
+def prepare(card: Card, *, profile: str | None, target: str, quant: str | None, cache: Path | None) -> Job:
+    """Load the profile (default: the card's) and build the model.
+
+    quant: by default as_is for a quantised model, else force_float32.
+    """
+    chosen = load_profile(profile or card.input.profile)
+    mode = quant or ("as_is" if card.quantised else "force_float32")
+    labels = output_labels(card)
+    artifact = topfive.build(card, target=target, quant=mode, cache=cache, progress=progress)
+    return Job(card, chosen, labels, artifact)
 
 
 def classify(
@@ -31,33 +76,22 @@ def classify(
     cache: Path | None,
     as_json: bool,
 ) -> None:
-    """Run pictures one at a time and print each one's five best.
-
-    Scores are the model's output as it is. quant: by default as_is for a quantised model, else force_float32.
-    """
-    card = resolve_card(model, cards)
-    chosen = load_profile(profile or card.input.profile)
-    mode = quant or ("as_is" if card.quantised else "force_float32")
-    labels = output_labels(card)
-    artifact = topfive.build(card, target=target, quant=mode, cache=cache, progress=progress)
+    """Run pictures one at a time and print each one's five best; scores are the model's output as it is."""
+    job = prepare(resolve_card(model, cards), profile=profile, target=target, quant=quant, cache=cache)
     rows: list[dict[str, Any]] = []
-    with topfive.open(artifact, threads=threads) as runner:
+    with topfive.open(job.artifact, threads=threads) as runner:
         for image in images:
-            tensor = preprocess(image, chosen, card.input.size)
-            _check_layout(card, tensor.shape, chosen.name)
-            output = runner.run(tensor[None])[0].reshape(-1)
-            best = topfive.top5(output, labels)
+            output = job.scores(runner, image)
+            best = topfive.top5(output, job.labels)
             if not as_json:
-                sys.stdout.write(seed_text(len(output), best))
+                sys.stdout.write(runner_text(len(output), best))
             rows.append({"image": str(image), "elements": len(output), "top5": best})
     if as_json:
-        print_json(
-            {"model": card.name, "target": target, "quant": mode, "profile": chosen.name, "images": rows}
-        )
+        print_json({**job.described(), "images": rows})
 
 
-def seed_text(elements: int, best: Sequence[tuple[int, str, float]]) -> str:
-    """The seed's words: scores ascending, the best last; a class without a label shows its index."""
+def runner_text(elements: int, best: Sequence[tuple[int, str, float]]) -> str:
+    """The runner's words: scores ascending, the best last; a class without a label shows its index."""
     lines = [f"{score:f} {label or index}" for index, label, score in reversed(best)]
     return "\n".join([f"Element count {elements}. Top {len(best)} classes:", *lines, ""])
 

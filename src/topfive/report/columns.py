@@ -18,13 +18,17 @@ MODELLED_MARK = "^"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its CSV name, its raw value, and how the terminal shows it (title "" = CSV only)."""
+    """One column: its CSV name, its raw value, and how the terminal shows it (title "" = CSV only).
+
+    optional: the terminal leaves it out when no row has a value.
+    """
 
     name: str
     value: Callable[[Row], Any]
     title: str = ""
     show: Callable[[Row, Any], str] = lambda _, value: str(value)
     right: bool = False
+    optional: bool = False
 
     def cell(self, row: Row) -> str:
         """The text of a terminal cell; a dash where there is nothing."""
@@ -58,8 +62,8 @@ def _rate(_: Row, value: float) -> str:
 
 
 def _megacycles(row: Row, estimate: int) -> str:
-    """The calibrated estimate, and the bus bound in brackets."""
-    return f"{estimate / 1e6:.3f} ({row.values['modelled_bus'] / 1e6:.3f}){MODELLED_MARK}"
+    """The calibrated estimate, then the bound with the bus at full speed."""
+    return f"{estimate / 1e6:.3f}/{row.values['modelled_bus'] / 1e6:.3f}{MODELLED_MARK}"
 
 
 COLUMNS = (
@@ -74,7 +78,14 @@ COLUMNS = (
     Column("p99_s", _found("p99"), "p99 ms", _p99, right=True),
     Column("images_per_s", _found("images_per_s"), "img/s", _rate, right=True),
     Column("rounds", _found("rounds"), "rounds", right=True),
-    Column("modelled_cycles_estimate", _found("modelled_estimate"), "Mcycles", _megacycles, right=True),
+    Column(
+        "modelled_cycles_estimate",
+        _found("modelled_estimate"),
+        "Mcycles",
+        _megacycles,
+        right=True,
+        optional=True,
+    ),
     Column("modelled_cycles_bus", _found("modelled_bus")),
     Column("preprocess_s", _found("preprocess_s")),
     Column("artifact", _found("artifact")),

@@ -22,7 +22,11 @@ UNBOUNDED = 10_000
 def render(rows: Sequence[Row], *, colour: bool = False, columns: Sequence[Column] = COLUMNS) -> str:
     """The table as text: a line a row whatever the width of the terminal, ASCII only, colours on request."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    shown = [column for column in columns if column.title]
+    shown = [
+        column
+        for column in columns
+        if column.title and not (column.optional and all(column.value(row) is None for row in rows))
+    ]
     for column in shown:
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
     for row in rows:
@@ -53,7 +57,7 @@ def footnotes(rows: Sequence[Row], *, native_kernels_differ: bool = False) -> li
     if any("modelled_estimate" in row.values for row in rows):
         notes.append(
             f"{MODELLED_MARK} millions of modelled cycles of the default Gemmini for the batch, calibrated "
-            "on one published point (the bound with the bus at full speed): not measured, not cycle-accurate"
+            "on one published point / with the bus at full speed: not measured, not cycle-accurate"
         )
     if native_kernels_differ:
         notes.append(

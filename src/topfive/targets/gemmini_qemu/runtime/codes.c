@@ -47,7 +47,7 @@ static inline int64_t quotient(float x, float scale, fixed inverse)
         int64_t significand = (parts.bits & 0x7fffff) | 0x800000;
         int64_t biased = significand * inverse.significand + ((int64_t)1 << (shift - 1));
         int64_t mask = ((int64_t)1 << shift) - 1, near = (int64_t)1 << (shift - 15);
-        if (1)
+        if (((biased + near) & mask) > 2 * near)
             return parts.bits >> 31 ? -(biased >> shift) : biased >> shift;
     }
     return topfive_round(x / scale);
