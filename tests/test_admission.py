@@ -10,7 +10,6 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-import int8_graphs
 import topfive
 from topfive.cards import find_card, fixtures_root, load_cards
 from topfive.errors import CompileError
@@ -19,6 +18,8 @@ from topfive.images.folders import list_images
 from topfive.targets.gemmini.admission import admit
 from topfive.targets.gemmini.reference import mismatches
 from topfive.targets.gemmini.target import INT8_FILE
+
+import int8_graphs
 
 CASES = {
     "uint8": ({"zero": np.uint8(0)}, "codes are uint8"),

@@ -14,8 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-import int8_graphs
-from resnet50 import resnet50
 from topfive.errors import CardError, CompileError, UnknownNameError
 from topfive.targets.gemmini.costs import WHOLE, Costs, work_costs
 from topfive.targets.gemmini.cycles import (
@@ -29,6 +27,9 @@ from topfive.targets.gemmini.cycles import (
 )
 from topfive.targets.gemmini.hardware import load_hardware, scaled
 from topfive.targets.gemmini.layers import Conv, Layer, Matmul, ResidualAdd, Work
+
+import int8_graphs
+from resnet50 import resnet50
 
 DEFAULT = load_hardware("default")
 

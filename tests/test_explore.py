@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet50 import resnet50
 from topfive.errors import CardError
 from topfive.targets.gemmini.cycles import load_calibration, model_cycles
 from topfive.targets.gemmini.explore import DesignPoint, Exploration, explore, pareto, parse_bytes
 from topfive.targets.gemmini.hardware import load_hardware, scaled
 from topfive.targets.gemmini.layers import Conv, Layer
 from topfive.targets.gemmini.plot import exploration_svg
+
+from resnet50 import resnet50
 
 KIB = 1024
 SVG = "{http://www.w3.org/2000/svg}"

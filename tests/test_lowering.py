@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-import int8_graphs
 from topfive.errors import CompileError
 from topfive.sessions import native_kernels_are_exact, open_session, saturating_kernels, shift_weights
 from topfive.targets.gemmini import arithmetic
 from topfive.targets.gemmini.lowering import lower
 from topfive.targets.gemmini.reference import run_reference
+
+import int8_graphs
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "facts" / "gemmini_vectors"
 needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"reference vectors are not at {VECTORS}")
