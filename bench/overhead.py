@@ -2,8 +2,10 @@
 
     python bench/overhead.py [--rounds N] [--threads N] [MODEL ...]
 
-Calls alternate (A, B, then B, A, ...) so that both meet the same machine; medians of wall time and processor
-time per call are compared. One thread each by default: idle threads of a session spin, and slow the other.
+Calls alternate (A, B, C, then C, B, A, ...) so that all meet the same machine; medians of wall time and
+processor time per call are compared. C is a second bare loop: its difference from the first is the noise
+between two sessions of one file (where their memory lies), below which no overhead can be seen.
+One thread each by default: idle threads of a session spin, and slow the other.
 Goals: under 1 % on light_resnet50, under 20 microseconds a call on a bundled net.
 """
 
@@ -51,24 +53,29 @@ def compare(model: str, rounds: int | None, threads: int) -> str:
     artifact = topfive.build(card, target=TARGET, quant=QUANT)
     batch = Pictures(card, threads).batch(1)
     with topfive.open(artifact, threads=threads) as runner:
-        ours, bare = runner.callable(), bare_loop(str(artifact.path / MODEL_FILE), threads)
+        file = str(artifact.path / MODEL_FILE)
+        ours, bare, again = runner.callable(), bare_loop(file, threads), bare_loop(file, threads)
         if not np.array_equal(ours(batch), bare(batch)):
             raise SystemExit(f"{model}: the two loops give different results")
         seconds = [timed(bare, batch)[0] for _ in range(10)]
         pairs = rounds or max(50, int(SECONDS / 2 / statistics.median(seconds)))
-        found: dict[str, list[tuple[float, float]]] = {"ours": [], "bare": []}
+        found: dict[str, list[tuple[float, float]]] = {"ours": [], "bare": [], "again": []}
         for number in range(pairs):
-            order = [("ours", ours), ("bare", bare)]
+            order = [("ours", ours), ("bare", bare), ("again", again)]
             for name, call in order if number % 2 else reversed(order):
                 found[name].append(timed(call, batch))
     (wall, cpu), (bare_wall, bare_cpu) = (
         tuple(statistics.median(column) for column in zip(*found[name], strict=True))
         for name in ("ours", "bare")
     )
-    paired = statistics.median(a[0] - b[0] for a, b in zip(found["ours"], found["bare"], strict=True))
+    paired, noise = (
+        statistics.median(a[0] - b[0] for a, b in zip(found[name], found["bare"], strict=True))
+        for name in ("ours", "again")
+    )
     return (
         f"{model:<18} {1e3 * bare_wall:9.4f} {1e3 * wall:9.4f} {1e6 * paired:9.2f} "
-        f"{100 * paired / bare_wall:8.3f} {1e3 * bare_cpu:9.4f} {1e3 * cpu:9.4f} {pairs:7}"
+        f"{100 * paired / bare_wall:8.3f} {100 * noise / bare_wall:8.3f} "
+        f"{1e3 * bare_cpu:9.4f} {1e3 * cpu:9.4f} {pairs:7}"
     )
 
 
@@ -80,7 +87,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each session (default: 1)")
     arguments = parser.parse_args()
     sys.stdout.write(
-        f"{'model':<18} {'bare ms':>9} {'ours ms':>9} {'diff us':>9} {'diff %':>8} "
+        f"{'model':<18} {'bare ms':>9} {'ours ms':>9} {'diff us':>9} {'diff %':>8} {'noise %':>8} "
         f"{'bare cpu':>9} {'ours cpu':>9} {'pairs':>7}\n"
     )
     for model in arguments.models:

@@ -38,7 +38,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 def run(
     *,
     model: Model,
-    image: Annotated[list[Path], typer.Option("--image", "-i", help="A picture (repeatable).")],
+    image: Annotated[
+        list[Path],
+        typer.Option("--image", "-i", help="A picture (repeatable), or a .txt list of labelled pictures."),
+    ],
+    span: Annotated[
+        str | None,
+        typer.Option("--range", "-r", help="START[,END]: lines of the list, from 1, the end included."),
+    ] = None,
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="Preprocessing profile (default: the card's).")
     ] = None,
@@ -49,9 +56,24 @@ def run(
     artifact_cache: CacheFolder = None,
     json: Json = False,
 ) -> None:
-    """Classify pictures and print the five best classes, best last."""
+    """Classify pictures and print the five best classes, best last; count what is right in a list."""
     from topfive.commands.run import classify
+    from topfive.commands.run_batch import classify_list, names_list
 
+    if names_list(image, span):
+        classify_list(
+            model,
+            image[0],
+            span=span,
+            profile=profile,
+            target=target,
+            quant=quant,
+            threads=threads,
+            cards=cards or [],
+            cache=artifact_cache,
+            as_json=json,
+        )
+        return
     classify(
         model,
         image,
@@ -79,6 +101,51 @@ def build(
     from topfive.commands.build import build_artifact
 
     build_artifact(model, target, quant, cards or [], artifact_cache, as_json=json)
+
+
+@app.command()
+def postprocess(
+    folder: Annotated[Path, typer.Argument(help="Holds the outputs of batch runs, out.*.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Sum the results of batch runs whose outputs are kept as DIR/out.*."""
+    from topfive.commands.postprocess import sum_outputs
+
+    sum_outputs(folder, as_json=json)
+
+
+@app.command(name="preprocess")
+def preprocess_pictures(
+    *,
+    source: Annotated[Path, typer.Option("--input", help="Labelled pictures: class folders or val_map.txt.")],
+    output: Annotated[Path, typer.Option("--output", help="Where LABEL/NAME.png and batch_out.txt go.")],
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="So many, drawn at random.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    lossy: Annotated[bool, typer.Option("--lossy", help="JPEG of quality 95 instead of PNG.")] = False,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", help="Line n starts with the name of class n's folder.")
+    ] = None,
+) -> None:
+    """Resize and crop pictures to 224x224 for batch runs, and list them in batch_out.txt."""
+    from topfive.commands.preprocess import write_crops
+
+    write_crops(source, output, sample=sample, seed=seed, lossy=lossy, classes=classes)
+
+
+@app.command()
+def optimize(
+    *,
+    source: Annotated[Path, typer.Option("--input", help="An ONNX file.")],
+    output: Annotated[Path, typer.Option("--output", help="The ONNX file to write.")],
+    replace_gemm: Annotated[
+        bool, typer.Option("--replace-gemm", help="Turn Gemm into MatMul and Add where they are the same.")
+    ] = False,
+) -> None:
+    """Fold a float model's constants and batch norms as `build` does; print what changed."""
+    from topfive.commands.optimize import optimize_file
+
+    optimize_file(source, output, replace_gemm=replace_gemm)
 
 
 @app.command()

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 import topfive
 from topfive.cards import Card
 from topfive.commands import print_json
 from topfive.commands.build import progress
-from topfive.errors import CardError
+from topfive.errors import CardError, RunError
 from topfive.golden import output_labels
 from topfive.images import Profile, load_profile, preprocess
 from topfive.pipeline import resolve_card
@@ -35,11 +36,17 @@ class Job:
     def scores(self, runner: Runner, picture: Path) -> NDArray[Any]:
         """The model's output for one picture, [entries].
 
-        Raises ImageError naming the file, CardError if the profile's tensors do not fit the model.
+        Raises ImageError naming the file, CardError if the profile's tensors do not fit the model, RunError
+        for a NaN, which has no place among the five best.
         """
         tensor = preprocess(picture, self.profile, self.card.input.size)
         _check_layout(self.card, tensor.shape, self.profile.name)
         output: NDArray[Any] = runner.run(tensor[None])[0].reshape(-1)
+        if np.isnan(output).any():
+            place = self.artifact
+            raise RunError(
+                f"the output for {picture} holds NaN: look for the layer with `topfive diff`"
+            ).located(place.model, place.target, place.quant)
         return output
 
     def described(self) -> dict[str, Any]:
