@@ -9,21 +9,12 @@ from topfive.targets.base import Artifact, Runner, Target
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime as ort
 
 __all__ = ["INT8_FILE", "GemminiSimTarget"]
 
 # The int8 graph before lowering: what the numpy form runs.
 INT8_FILE = "model_int8.onnx"
 MODELLED_BATCHES = (1, 4, 8)
-
-
-def _open(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
-    import onnx
-
-    from topfive.sessions import open_exact
-
-    return open_exact(onnx.load(model) if isinstance(model, Path) else model, threads=threads)
 
 
 def _modelled_cycles(int8: onnx.ModelProto) -> dict[str, dict[str, int]]:
@@ -85,7 +76,8 @@ class GemminiSimTarget(Target):
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
         """Open with kernels that are exact on this processor."""
         from topfive.sessions import native_kernels_are_exact
+        from topfive.targets.cpu_sessions import open_lowered
         from topfive.targets.onnxruntime_runner import OnnxRuntimeRunner
 
         kernels = "uint8 x int8" if native_kernels_are_exact() else "uint8 x uint8"
-        return OnnxRuntimeRunner(artifact, threads, _open, kernels)
+        return OnnxRuntimeRunner(artifact, threads, open_lowered, kernels)
