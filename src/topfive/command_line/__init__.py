@@ -1,0 +1,1 @@
+"""What the commands are called with: declarations only, heavy modules load when a command runs."""
