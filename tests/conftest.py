@@ -29,6 +29,14 @@ def pytest_report_header() -> str | None:
     return "topfive's own tests are left out: hypothesis is not installed (pip install -e '.[test]')"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _records_elsewhere(tmp_path_factory):
+    """What the tests run leaves its records outside the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPFIVE_RECORDS", str(tmp_path_factory.mktemp("records")))
+        yield
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("realdata") is None:
         return

@@ -43,10 +43,10 @@ def pictures(model: str, count: int) -> np.ndarray:
     return preprocess_batch(paths, load_profile(card.input.profile), card.input.size)
 
 
-def compare(model: str, batch: np.ndarray, cache: Path) -> None:
+def compare(model: str, batch: np.ndarray, cache: Path, quant: str = "int8") -> None:
     """Every int8 tensor of the program: exact ones the simulator's bits, all of them their layer's."""
-    twin = topfive.build(model, target="gemmini_sim", quant="int8", cache=cache)
-    artifact = topfive.build(model, target="gemmini_qemu", quant="int8", cache=cache)
+    twin = topfive.build(model, target="gemmini_sim", quant=quant, cache=cache)
+    artifact = topfive.build(model, target="gemmini_qemu", quant=quant, cache=cache)
     with topfive.open(twin) as simulated, topfive.open(artifact, threads=1) as program:
         wanted, seen = simulated.tensors(batch), program.tensors(batch)
         last = simulated.exact_outputs(batch)
@@ -71,6 +71,11 @@ def compare(model: str, batch: np.ndarray, cache: Path) -> None:
 @pytest.mark.parametrize("model", BUNDLED)
 def test_every_int8_tensor_is_the_simulators(model: str, cache: Path) -> None:
     compare(model, pictures(model, 2), cache)
+
+
+@emulated
+def test_scales_of_channels_are_the_simulators(cache: Path) -> None:
+    compare("pocket_mobilenet", pictures("pocket_mobilenet", 1), cache, "int8_dw")
 
 
 @emulated

@@ -9,121 +9,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from topfive import targets
 from topfive.errors import CompileError
-from topfive.targets.base import Artifact
 from topfive.targets.gemmini.arithmetic import scale_and_saturate
-from topfive.targets.gemmini.reference import mismatches, run_reference
 from topfive.targets.gemmini_qemu.program import emit
 
+from layer_graphs import MICROSOFT, Layers, random_conv
+
 TARGET = targets.get("gemmini_qemu")
-MICROSOFT = "com.microsoft"
 emulated = pytest.mark.skipif(bool(TARGET.probe()), reason=TARGET.probe())
-
-
-class Layers:
-    """A graph of many layers over one int8 input; every layer's result is seen through Runner.tensors."""
-
-    def __init__(self, shape: tuple[int, ...], seed: int) -> None:
-        self.shape = shape
-        self.random = np.random.default_rng(seed)
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, Any] = {"one": np.float32(1), "zero": np.int8(0)}
-
-    def constant(self, value: Any) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants[name] = np.asarray(value)
-        return name
-
-    def codes(self, *shape: int) -> np.ndarray:
-        return self.random.integers(-128, 128, shape).astype(np.int8)
-
-    def add(self, op: str, inputs: list[str], domain: str = "", **attrs: Any) -> str:
-        name = f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attrs))
-        return name
-
-    def conv(
-        self, weights: np.ndarray, scale: Any, bias: np.ndarray | None = None, x: str = "x", **attrs: Any
-    ) -> str:
-        codes, factor = self.constant(weights), self.constant(np.asarray(scale, np.float32))
-        inputs = [x, "one", "zero", codes, factor, "zero", "one", "zero"]
-        return self.add("QLinearConv", inputs + ([] if bias is None else [self.constant(bias)]), **attrs)
-
-    def matmul(self, a: str, b: str, scale: float) -> str:
-        factor = self.constant(np.float32(scale))
-        return self.add("QLinearMatMul", [a, factor, "zero", b, "one", "zero", "one", "zero"])
-
-    def quantize(self, x: str, scale: float) -> str:
-        return self.add("QuantizeLinear", [x, self.constant(np.float32(scale)), "zero"])
-
-    def dequantize(self, x: str, scale: float) -> str:
-        return self.add("DequantizeLinear", [x, self.constant(np.float32(scale)), "zero"])
-
-    def model(self) -> onnx.ModelProto:
-        read = {name for node in self.nodes for name in node.input}
-        ends = [node.output[0] for node in self.nodes if node.output[0] not in read]
-        graph = helper.make_graph(
-            self.nodes,
-            "layers",
-            [helper.make_tensor_value_info("x", TensorProto.INT8, ("n", *self.shape[1:]))],
-            [onnx.ValueInfoProto(name=name) for name in ends],
-            [numpy_helper.from_array(v, k) for k, v in self.constants.items()],
-        )
-        opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
-
-    def check(self, folder: Path, batch: np.ndarray | None = None, count: int = 3) -> dict[str, np.ndarray]:
-        """Compile and run; every int8 tensor has to be the numpy form's, every float one nearly."""
-        model = self.model()
-        (folder / "program").mkdir()
-        meta = TARGET.compile(model, "int8", folder / "program")
-        artifact = Artifact(folder / "program", "", "layers", "gemmini_qemu", "int8", meta)
-        if batch is None:
-            batch = self.codes(count, *self.shape[1:])
-        with TARGET.open(artifact, threads=1) as runner:
-            seen = runner.tensors(batch)
-        assert [str(m) for m in mismatches(model, seen, batch)] == []
-        expected = run_reference(model, batch)
-        assert set(seen) >= {node.output[0] for node in self.nodes}
-        for name, value in seen.items():
-            assert value.shape == expected[name].shape, name
-            if value.dtype == np.float32:
-                np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
-        return seen
-
-
-def random_conv(layers: Layers, channels: int, size: int) -> None:
-    """One convolution, plain, grouped or depthwise, of any stride, dilation, padding and activation."""
-    random = layers.random
-    kind = random.choice(["plain", "depthwise", "grouped"][: 3 - channels % 2])
-    groups = {"plain": 1, "grouped": 2, "depthwise": channels}[str(kind)]
-    out = channels if kind == "depthwise" else int(random.integers(1, 12)) * groups
-    kernel = random.integers(1, 4, 2).tolist()
-    dilation = random.integers(1, 3, 2).tolist()
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    pads = [int(random.integers(0, r)) for r in reach * 2]
-    assert max(reach) <= size
-    weights = layers.codes(out, channels // groups, *kernel)
-    scale = np.exp(random.uniform(-8, -4, out if random.random() < 0.3 else 1)).astype(np.float32)
-    bias = random.integers(-5000, 5000, out).astype(np.int32) if random.random() < 0.7 else None
-    name = layers.conv(
-        weights,
-        scale if scale.size > 1 else scale[0],
-        bias,
-        group=groups,
-        kernel_shape=kernel,
-        strides=random.integers(1, 4, 2).tolist(),
-        dilations=dilation,
-        pads=pads,
-    )
-    after = random.choice(["", "Relu", "Clip"])
-    if after == "Relu":
-        layers.add("Relu", [name])
-    elif after == "Clip":
-        layers.add("Clip", [name, layers.constant(np.int8(-3)), layers.constant(np.int8(90))])
 
 
 @emulated
@@ -134,7 +30,7 @@ def test_convolutions(channels: int, size: int, tmp_path: Path) -> None:
     layers = Layers((1, channels, size, size + 1), seed=channels)
     for _ in range(30):
         random_conv(layers, channels, size)
-    layers.check(tmp_path)
+    layers.check(TARGET, tmp_path)
 
 
 @emulated
@@ -148,7 +44,7 @@ def test_largest_sums_stay_in_their_lanes(tmp_path: Path) -> None:
         layers.conv(weights[:, :, :1, :1], 1e-4, np.full(9, 2**30, np.int32))
     pictures = np.stack([np.full((70, 4, 5), code, np.int8) for code in (-128, 127, 0)])
     pictures[2, ::2] = -128
-    layers.check(tmp_path, pictures)
+    layers.check(TARGET, tmp_path, pictures)
 
 
 @emulated
@@ -165,7 +61,7 @@ def test_requantisation_of_every_kind_of_accumulator(tmp_path: Path) -> None:
         bias = accumulators.astype(np.int32)
         name = layers.conv(np.zeros((bias.size, 1, 1, 1), np.int8), scale, bias)
         layers.constants[f"expected {name}"] = scale_and_saturate(bias, np.float32(scale))
-    seen = layers.check(tmp_path, np.zeros((1, 1, 1, 1), np.int8))
+    seen = layers.check(TARGET, tmp_path, np.zeros((1, 1, 1, 1), np.int8))
     for name, value in seen.items():
         np.testing.assert_array_equal(value.ravel(), layers.constants[f"expected {name}"])
 
@@ -184,7 +80,7 @@ def test_quantising_every_kind_of_float(tmp_path: Path) -> None:
         spread = layers.random.uniform(-300, 300, 1500).astype(np.float32) * np.float32(scale)
         values = np.concatenate([edges, ties, *near, spread]).astype(np.float32)
         layers.quantize(layers.add("Add", [layers.constant(values[None]), nothing]), scale)
-    layers.check(tmp_path, np.zeros((1, 1), np.int8))
+    layers.check(TARGET, tmp_path, np.zeros((1, 1), np.int8))
 
 
 @emulated
@@ -197,7 +93,7 @@ def test_matrix_products(tmp_path: Path) -> None:
     layers.matmul(product, "x", 0.003)
     flat = layers.add("Reshape", ["x", layers.constant(np.array([40, -1], np.int64))])
     layers.add("Relu", [layers.matmul(flat, layers.constant(layers.codes(12, 9)), 0.01)])
-    layers.check(tmp_path, count=1)
+    layers.check(TARGET, tmp_path, count=1)
 
 
 @emulated
@@ -224,7 +120,7 @@ def test_sums_activations_tables_and_pools(tmp_path: Path) -> None:
         layers.add("MaxPool", ["x"], kernel_shape=kernel, strides=stride, pads=pads)
     layers.add("MaxPool", ["x"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
     layers.add("MaxPool", ["x"], kernel_shape=[2, 2], strides=[3, 3], ceil_mode=1)
-    layers.check(tmp_path)
+    layers.check(TARGET, tmp_path)
 
 
 @emulated
@@ -255,7 +151,7 @@ def test_data_movement(tmp_path: Path) -> None:
     layers.nodes.append(
         helper.make_node("Split", [joined, numbers(5, 9)], ["left", "right"], name="split", axis=1)
     )
-    layers.check(tmp_path, count=1)
+    layers.check(TARGET, tmp_path, count=1)
 
 
 @emulated
@@ -295,7 +191,7 @@ def test_float_operators(tmp_path: Path) -> None:
     layers.add("LayerNormalization", [last, norm[0]], axis=-1, epsilon=1e-3)
     statistics = [constant(layers.random.uniform(0.5, 2, 6).astype(np.float32)) for _ in range(4)]
     layers.add("BatchNormalization", [last, *statistics])
-    layers.check(tmp_path)
+    layers.check(TARGET, tmp_path)
 
 
 def unsupported(op: str, **attrs: Any) -> onnx.ModelProto:

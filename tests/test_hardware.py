@@ -69,6 +69,13 @@ def test_a_name_or_a_description() -> None:
     assert as_hardware(load_hardware("lean")) == load_hardware("lean")
 
 
+def test_a_file_of_ones_own_by_its_path(tmp_path: Path) -> None:
+    path = written(tmp_path, ("dim = 16", "dim = 32"))
+    assert as_hardware(str(path)).dim == 32
+    with pytest.raises(CardError, match=r"absent\.toml: cannot be read"):
+        as_hardware(str(tmp_path / "absent.toml"))
+
+
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     written(tmp_path, ("bank_rows = 4096", "bank_rows = 8192"))
     assert "mine" in hardware_names([tmp_path])

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner, Result
 
 import topfive
-from topfive.cards import find_card, load_cards
+from topfive.cards import find_card, load_card, load_cards
 from topfive.cli import app
 from topfive.diagnose import first_divergence
 from topfive.graph import Graph
@@ -115,6 +115,22 @@ def test_the_text_of_a_divergence_names_layers(cache: Path, monkeypatch: pytest.
     text = first_divergence(artifact, picture("pocket_fire"))
     assert text.startswith("every layer equals the numpy form")
     assert "SQNR" in text
+
+
+def test_a_divergence_of_a_users_card_is_told_from_that_card_and_cache(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the card nor the artifacts are where topfive would look by itself."""
+    monkeypatch.setenv("TOPFIVE_CACHE", str(tmp_path / "unused"))
+    text = find_card("pocket_fire", load_cards()).path.read_text()
+    (tmp_path / "mine.toml").write_text(text.replace('name = "pocket_fire"', 'name = "mine"'))
+    card = load_card(tmp_path / "mine.toml")
+    artifact = topfive.build(card, target="gemmini_sim", quant="int8", cache=cache)
+    told = first_divergence(artifact, picture("pocket_fire"), card=card, cache=cache)
+    assert "layers that lose most against float32" in told
+    assert told.count("SQNR") == 5
+    assert "float32" not in first_divergence(artifact, picture("pocket_fire"), cache=cache)
+    assert not (tmp_path / "unused").exists()
 
 
 def invoke(*arguments: object) -> Result:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from topfive.errors import CardError, ImageError, UnknownNameError
@@ -18,6 +19,7 @@ from topfive.images import (
     list_images,
     load_profile,
     normalise,
+    normalise_numbers,
     preprocess,
     preprocess_batch,
     profile_names,
@@ -43,8 +45,17 @@ VALUES = {
     "caffe_resize": (2.48302, 0.19074, -1.93256),
     "mxnet": (2.552854, 0.20518208, -1.9466563),  # (250 / 255 - 0.406) / 0.225, ...
     "mxnet_resize": (2.552854, 0.20518208, -1.9466563),
+    "rcnn": (147.0199, 12.0535, -112.7717),  # 250 - 102.9801, 128 - 115.9465, 10 - 122.7717
     "torchvision": TORCH,
     "torchvision_bicubic": TORCH,
+    "torchvision_232": TORCH,
+    "torchvision_whole": TORCH,
+    "torchvision_whole_bicubic": TORCH,
+    "torchvision_whole_half": SIGNED,
+    "efficientnet_b1": TORCH,
+    "efficientnet_b3": TORCH,
+    "efficientnet_b4": TORCH,
+    "inception_v3": TORCH,
     "mlperf_vgg": (-113.68, 11.220001, 146.06),  # 10 - 123.68, 128 - 116.78, 250 - 103.94
     "mlperf_mobilenet": SIGNED,  # (x / 255 - 0.5) * 2
     "mlperf_pytorch": TORCH,
@@ -74,8 +85,17 @@ CROPS = {
     "caffe_resize": ((303, 256), (224, 224), (39, 16)),
     "mxnet": ((224, 224), (224, 224), (0, 0)),
     "mxnet_resize": ((256, 301), (224, 224), (16, 38)),
+    "rcnn": ((224, 224), (224, 224), (0, 0)),
     "torchvision": ((256, 303), (224, 224), (16, 40)),  # 39.5 rounds to the even 40
     "torchvision_bicubic": ((301, 256), (224, 224), (38, 16)),  # 38.5 rounds to the even 38
+    "torchvision_232": ((232, 309), (224, 224), (4, 42)),  # 42.5 rounds to the even 42
+    "torchvision_whole": ((384, 512), (384, 384), (0, 64)),
+    "torchvision_whole_bicubic": ((391, 288), (288, 288), (52, 0)),  # 51.5 rounds to the even 52
+    "torchvision_whole_half": ((480, 640), (480, 480), (0, 80)),
+    "efficientnet_b1": ((255, 340), (240, 240), (8, 50)),  # 7.5 rounds to the even 8
+    "efficientnet_b3": ((320, 427), (300, 300), (10, 64)),  # 63.5 rounds to the even 64
+    "efficientnet_b4": ((384, 512), (380, 380), (2, 66)),
+    "inception_v3": ((342, 456), (299, 299), (22, 78)),  # 21.5 and 78.5
     "mlperf_vgg": ((256, 303), (224, 224), (16, 39)),  # int(39.5)
     "mlperf_mobilenet": ((303, 256), (224, 224), (39, 16)),
     "mlperf_pytorch": ((256, 303), (224, 224), (16, 40)),
@@ -119,6 +139,31 @@ def test_literal_values(name):
     assert tensor.dtype == dtype
     pixel = tensor[:, 1, 2] if layout == "NCHW" else tensor[1, 2]
     np.testing.assert_array_equal(pixel, np.array(VALUES[name], dtype))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if VALUES.get(name) != (10, 128, 250)])
+def test_numbers_that_are_whole_levels_give_the_same_bits(name):
+    profile = load_profile(name)
+    pixels = np.stack([noise(5, 7, seed) for seed in (1, 2)])
+    for dtype in (np.float32, np.float64, np.uint8, np.int64):
+        numbers = normalise_numbers(pixels.transpose(0, 3, 1, 2).astype(dtype), profile)
+        np.testing.assert_array_equal(numbers, normalise(pixels, profile), strict=True)
+
+
+@given(hnp.arrays(np.float32, (1, 3, 1, 2), elements=st.floats(-500, 500, width=32)))
+def test_numbers_need_not_be_levels(levels):
+    """caffe2's subtraction in double, stored as float32, on the planes turned to B, G, R."""
+    found = normalise_numbers(levels, load_profile("caffe2"))
+    blue, green, red = (levels[0, plane].astype(np.float64) for plane in (2, 1, 0))
+    expected = np.stack([blue - 103.939, green - 116.779, red - 123.68]).astype(np.float32)
+    np.testing.assert_array_equal(found[0], expected, strict=True)
+
+
+def test_numbers_of_another_shape_are_refused():
+    with pytest.raises(ImageError, match=r"N x 3 x H x W, not \[3, 4, 4\]"):
+        normalise_numbers(np.zeros((3, 4, 4), np.float32), load_profile("mxnet"))
+    with pytest.raises(ImageError, match="no formula"):
+        normalise_numbers(np.zeros((1, 3, 4, 4), np.float32), load_profile("magicmind_head_uint8"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,11 +234,13 @@ def direct(pixels: np.ndarray, name: str) -> np.ndarray:
         return ((doubles - [103.94, 116.78, 123.68]) * 0.017).astype(f)
     if family == "mxnet":
         return ((doubles / 255 - [0.406, 0.456, 0.485]) / [0.225, 0.224, 0.229]).astype(f)
+    if family == "rcnn":
+        return (doubles - [102.9801, 115.9465, 122.7717]).astype(f)
     if family == "mlperf_vgg":
         return floats - np.array([123.68, 116.78, 103.94], f)
     if family == "mlperf_tflite":
         return floats[..., ::-1] - np.array([103.939, 116.779, 123.68], f)
-    if family in ("mlperf_mobilenet", "hf_vit"):
+    if family in ("mlperf_mobilenet", "hf_vit", "torchvision_whole_half"):
         return (floats / f(255) - f(0.5)) * f(2)
     if family in ("inception", "tf"):
         return floats / f(127.5) - f(1)

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import sys
-from collections import Counter
 
 import numpy as np
 import onnx
@@ -19,12 +18,9 @@ from PIL import Image
 import topfive
 from topfive.cards import fixtures_root, load_cards
 from topfive.cli import main
-from topfive.commands.optimize import changes
 from topfive.commands.run_batch import ListedPicture, Tally, chosen_lines, read_list
 from topfive.errors import ImageError, TopfiveError
 from topfive.images import load_profile, preprocess_batch
-from topfive.quantize.replace_gemm import replace_gemm
-from topfive.sessions import open_session
 
 try:
     import cv2
@@ -439,6 +435,14 @@ def test_a_sample_is_seeded_and_keeps_the_order(command, tmp_path, source):
     assert all(names == [n for n in order if n in names] and len(names) == 3 for names in drawn.values())
     assert drawn["a"] == drawn["b"]
     assert len({tuple(names) for names in drawn.values()}) > 1
+    options = ("--input_folder", source, "--output_folder", tmp_path / "e", "--sample", "3", "--seed", "1")
+    code, text, _ = command("preprocess", *options, "--json")
+    assert code == 0
+    assert json.loads(text) == {
+        "list": str(tmp_path / "e" / "batch_out.txt"),
+        "pictures": listed(tmp_path / "e"),
+    }
+    assert [path.removeprefix(f"{tmp_path / 'e'}/") for path in listed(tmp_path / "e")] == drawn["a"]
 
 
 def test_class_folders_by_name_take_their_labels_from_a_file(command, tmp_path, source):
@@ -473,111 +477,3 @@ def test_preprocess_refuses_what_it_cannot_do(command, tmp_path, source):
     (source / "12/d.png").write_bytes(b"no picture")
     refused("--input", source, words=r"d\.png: is not a picture")
     assert not list(out.rglob("*.part"))
-
-
-# Optimize
-
-
-def classifier(path, seed=0, *, transposed=True, alpha=1.0, bias=True):
-    """Conv, BatchNormalization, Identity, Sum, pooling and Gemm, as a file."""
-    random = np.random.default_rng(seed)
-    constants = {
-        "w": random.normal(0, 0.5, (4, 3, 3, 3)),
-        **{name: random.uniform(0.5, 1.5, 4) for name in ("gamma", "beta", "mean", "var")},
-        "fc": random.normal(0, 0.5, (5, 4) if transposed else (4, 5)),
-        "fb": random.normal(0, 0.5, 5),
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
-        helper.make_node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["n"]),
-        helper.make_node("Identity", ["n"], ["i"]),
-        helper.make_node("Sum", ["i", "i"], ["s"]),
-        helper.make_node("GlobalAveragePool", ["s"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node(
-            "Gemm", ["f", "fc", *(["fb"] if bias else [])], ["y"], transB=int(transposed), alpha=alpha
-        ),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 3, 6, 6))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 5))],
-        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, path)
-    return model
-
-
-def run(model, x):
-    return open_session(model.SerializeToString(), threads=1, optimise=False).run(None, {"x": x})[0]
-
-
-def test_optimize_prints_what_changed_and_keeps_the_result(command, tmp_path):
-    model = classifier(tmp_path / "a.onnx")
-    code, out, _ = command(
-        "optimize", "--input", tmp_path / "a.onnx", "--output", tmp_path / "new" / "b.onnx"
-    )
-    assert code == 0
-    assert out == (
-        "Add: 0 -> 1\nBatchNormalization: 1 -> 0\nIdentity: 1 -> 0\nSum: 1 -> 0\nnodes: 7 -> 5\n"
-        f"{tmp_path / 'new' / 'b.onnx'}\n"
-    )
-    done = onnx.load(tmp_path / "new" / "b.onnx")
-    onnx.checker.check_model(done, full_check=True)
-    x = np.random.default_rng(1).normal(0, 1, (2, 3, 6, 6)).astype(np.float32)
-    np.testing.assert_allclose(run(done, x), run(model, x), rtol=2e-4, atol=2e-5)
-
-
-def test_optimize_can_replace_gemm(command, tmp_path):
-    model = classifier(tmp_path / "a.onnx")
-    path = tmp_path / "a.onnx"
-    code, out, _ = command("optimize", "--input", path, "--output", path, "--replace-gemm")
-    assert code == 0
-    assert "Add: 0 -> 2\n" in out
-    assert "Gemm: 1 -> 0\n" in out
-    assert "MatMul: 0 -> 1\n" in out
-    done = onnx.load(path)
-    onnx.checker.check_model(done, full_check=True)
-    x = np.random.default_rng(1).normal(0, 1, (2, 3, 6, 6)).astype(np.float32)
-    np.testing.assert_allclose(run(done, x), run(model, x), rtol=2e-4, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "kinds"),
-    [
-        ({"transposed": False}, ["MatMul", "Add"]),
-        ({"bias": False}, ["MatMul"]),
-        ({"alpha": 0.5}, ["Gemm"]),
-    ],
-    ids=["plain_weight", "no_bias", "alpha"],
-)
-def test_only_a_gemm_that_is_a_product_is_replaced(tmp_path, options, kinds):
-    model = classifier(tmp_path / "a.onnx", **options)
-    done = replace_gemm(model)
-    assert [node.op_type for node in done.graph.node][6:] == kinds
-    x = np.random.default_rng(1).normal(0, 1, (2, 3, 6, 6)).astype(np.float32)
-    np.testing.assert_allclose(run(done, x), run(model, x), rtol=1e-5, atol=1e-6)
-
-
-def test_changes_of_nothing():
-    assert changes(Counter(Conv=2), Counter(Conv=2)) == "nodes: 2 -> 2\n"
-
-
-def test_optimize_refuses_what_is_no_model(command, tmp_path):
-    (tmp_path / "text.onnx").write_text("hello", encoding="utf-8")
-    model = classifier(tmp_path / "old.onnx")
-    model.opset_import[0].version = 3
-    onnx.save(model, tmp_path / "old.onnx")
-    (tmp_path / "file").touch()
-    for source, output, words in [
-        ("text.onnx", "b.onnx", "text.onnx is not an ONNX model"),
-        ("none.onnx", "b.onnx", "none.onnx cannot be read"),
-        ("old.onnx", "b.onnx", "old.onnx: opset 3 is older than 7"),
-        (fixtures_root() / "models" / "pocket_fire.onnx", "file/b.onnx", "b.onnx cannot be written"),
-    ]:
-        code, out, err = command("optimize", "--input", tmp_path / source, "--output", tmp_path / output)
-        assert (code, out) == (2, "")
-        assert words in err
-        assert not (tmp_path / "b.onnx").exists()

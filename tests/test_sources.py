@@ -151,14 +151,6 @@ def test_downloads_folder_that_is_a_file(server, tmp_path):
         sources.resolve(card(tmp_path, kind="light", architecture="squeezenet"), tmp_path / "d")
 
 
-@pytest.mark.parametrize("kind", ["torchvision", "huggingface"])
-def test_kinds_of_a_later_version(kind, tmp_path):
-    named = card(tmp_path, kind=kind, model="resnet50")
-    with pytest.raises(FetchError, match=rf"topfive\[{kind}\]"):
-        sources.resolve(named, tmp_path)
-    assert kind in sources.unavailable_reason(named, tmp_path)
-
-
 def test_missing_file_is_a_reason(tmp_path):
     named = card(tmp_path, kind="file", path="absent.onnx")
     assert sources.unavailable_reason(named, tmp_path) == f"model not found: {tmp_path / 'absent.onnx'}"

@@ -17,7 +17,8 @@ from topfive.graph import Graph
 from topfive.quantize.calibration import calibrated_tensors, minmax
 from topfive.quantize.exactness import exact_int8_tensors
 from topfive.quantize.ranges import RangeTable
-from topfive.quantize.symmetric import activation_scale, quantize_bias, quantize_symmetric, quantize_weights
+from topfive.quantize.rewriter import quantize_bias
+from topfive.quantize.symmetric import activation_scale, quantize_symmetric, quantize_weights
 from topfive.sessions import open_session
 from topfive.targets.gemmini.lowering import lower
 from topfive.targets.gemmini.reference import run_reference

@@ -10,7 +10,7 @@ Importing this package is cheap; onnx and onnxruntime load when something is bui
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,28 @@ def build(
     cards: Sequence[Path] = (),
     cache: Path | None = None,
     progress: Callable[[str], None] | None = None,
+    options: Mapping[str, str] | None = None,
+    remove_softmax: bool = False,
+    select: str = "",
+    calibration: str = "",
+    recipe: str = "",
 ) -> Artifact:
     """Compile a model for a target; see `topfive.pipeline.build`."""
     from topfive.pipeline import build as build_artifact
 
-    return build_artifact(model, target=target, quant=quant, cards=cards, cache=cache, progress=progress)
+    return build_artifact(
+        model,
+        target=target,
+        quant=quant,
+        cards=cards,
+        cache=cache,
+        progress=progress,
+        options=options,
+        remove_softmax=remove_softmax,
+        select=select,
+        calibration=calibration,
+        recipe=recipe,
+    )
 
 
 def open(artifact: Artifact | str | Path, *, threads: int | None = None) -> Runner:
@@ -47,7 +64,7 @@ def open(artifact: Artifact | str | Path, *, threads: int | None = None) -> Runn
     from topfive.targets.base import read_artifact
 
     opened = read_artifact(Path(artifact)) if isinstance(artifact, str | Path) else artifact
-    return targets.get(opened.target).open(opened, threads=threads)
+    return targets.get(opened.target).configured(opened.options).open(opened, threads=threads)
 
 
 def top5(scores: Any, labels: Sequence[str] = ()) -> list[tuple[int, str, float]]:

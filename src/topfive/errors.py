@@ -7,7 +7,7 @@ The command line and the pytest plugin print these without a traceback and exit 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "CacheError",
@@ -18,10 +18,14 @@ __all__ = [
     "GoldenError",
     "ImageError",
     "OptimizeError",
+    "OptionError",
     "QuantizeError",
+    "RecordError",
     "RunError",
     "StageError",
+    "SweepError",
     "TopfiveError",
+    "TraceError",
     "UnknownNameError",
 ]
 
@@ -54,6 +58,18 @@ class GoldenError(TopfiveError):
     """A golden file is missing, malformed, or does not fit the pictures."""
 
 
+class SweepError(TopfiveError):
+    """An accuracy sweep cannot start, go on or be merged; the message names the sweep and the shard."""
+
+
+class RecordError(TopfiveError):
+    """A stored record cannot be read or written; the message names the file."""
+
+
+class TraceError(TopfiveError):
+    """A trace file cannot be read or written, or is not one; the message names the file."""
+
+
 class UnknownNameError(TopfiveError):
     """A model, target, quant mode or profile that does not exist; names the nearest ones."""
 
@@ -63,6 +79,10 @@ class UnknownNameError(TopfiveError):
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
         super().__init__(f"unknown {kind} {name!r}: {hint}")
         self.kind, self.name = kind, name
+
+
+class OptionError(TopfiveError):
+    """An option that a target does not have, or a value that the option does not take."""
 
 
 class StageError(TopfiveError):
@@ -76,17 +96,24 @@ class StageError(TopfiveError):
     def __init__(self, message: str, *, details: str = "") -> None:
         super().__init__(message, details=details)
         self.model = self.target = self.quant = ""
+        self.options: Mapping[str, str] = {}
+        # What else the command that repeats it is told.
+        self.flags = ""
 
-    def located(self, model: str, target: str, quant: str) -> StageError:
+    def located(
+        self, model: str, target: str, quant: str, options: Mapping[str, str] | None = None
+    ) -> StageError:
         """Add the place to the error, once: the innermost caller that knows it wins."""
         if not self.model:
             self.model, self.target, self.quant = model, target, quant
+            self.options = dict(options or {})
         return self
 
     @property
     def repeat_command(self) -> str:
         """The shell command that repeats this stage outside pytest."""
-        return f"topfive build {self.model} --target {self.target} --quant {self.quant}"
+        chosen = "".join(f" --option {name}={value}" for name, value in sorted(self.options.items()))
+        return f"topfive build {self.model} --target {self.target} --quant {self.quant}{chosen}{self.flags}"
 
     def __str__(self) -> str:
         if not self.model:

@@ -6,7 +6,7 @@ passes can read and add them without protobuf noise. `to_model` writes everythin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-__all__ = ["MICROSOFT", "Graph", "attributes", "node_label", "save_model"]
+__all__ = ["KNOWN_DOMAINS", "MICROSOFT", "Graph", "attributes", "node_label", "save_model", "window_pads"]
 
 MICROSOFT = "com.microsoft"
+# Everything else is custom: shape inference and the float16 converter know nothing of it.
+KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", MICROSOFT)
 IR_VERSION = 8
 OPSET = 17
 
@@ -31,6 +33,20 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def node_label(node: onnx.NodeProto) -> str:
     """How messages name a node: `Conv 'features.0/conv'`."""
     return f"{node.op_type} {node.name or (node.output[0] if node.output else '?')!r}"
+
+
+def window_pads(found: Mapping[str, Any], size: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """Pads of a convolution with attributes `found`: all starts, then all ends; SAME ones are worked out."""
+    auto = found.get("auto_pad", "NOTSET")
+    if auto not in ("SAME_UPPER", "SAME_LOWER"):
+        return tuple(found.get("pads", [0] * 2 * len(kernel)))
+    strides, dilations = found.get("strides", [1] * len(kernel)), found.get("dilations", [1] * len(kernel))
+    totals = [
+        max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        for n, s, k, d in zip(size, strides, kernel, dilations, strict=True)
+    ]
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return tuple(small + large if auto == "SAME_UPPER" else large + small)
 
 
 def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -103,10 +119,12 @@ class Graph:
         return found
 
     def shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """Inferred shapes by tensor name: a number or a symbol a dimension (unknown ones are '?')."""
+        """Inferred shapes by tensor name, where known: a number or a symbol a dimension (unknown: '?')."""
         inferred = onnx.shape_inference.infer_shapes(self.to_model()).graph
         found = {name: tuple(array.shape) for name, array in self.constants.items()}
         for value in [*inferred.value_info, *inferred.input, *inferred.output]:
+            if not value.type.tensor_type.HasField("shape"):
+                continue
             dims = value.type.tensor_type.shape.dim
             found[value.name] = tuple(
                 d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in dims
@@ -133,6 +151,11 @@ class Graph:
         self.constants[name] = array
         return name
 
+    def _custom_types(self) -> list[onnx.ValueInfoProto]:
+        """The known types of what custom operators make, which shape inference cannot tell."""
+        made = {name for node in self.nodes if node.domain not in KNOWN_DOMAINS for name in node.output}
+        return [value for value in self.value_info if value.name in made]
+
     def to_model(self, extra_outputs: Iterable[onnx.ValueInfoProto] = ()) -> onnx.ModelProto:
         """Write the graph back as a checked-size ModelProto, keeping only constants that are used."""
         used = {name for node in self.nodes for name in node.input} | set(self.output_names)
@@ -142,6 +165,7 @@ class Graph:
             self.inputs,
             [*self.outputs, *extra_outputs],
             [numpy_helper.from_array(v, k) for k, v in self.constants.items() if k in used],
+            value_info=self._custom_types(),
         )
         domains = {n.domain for n in self.nodes} | {""}
         opsets = {d: self.opsets.get(d, 1) for d in sorted(domains)}

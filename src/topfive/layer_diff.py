@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,15 @@ from topfive.graph import Graph, attributes
 from topfive.targets.base import Artifact
 from topfive.targets.onnxruntime_runner import MODEL_FILE
 
-__all__ = ["CodeDifference", "LayerDifference", "LayerQuality", "accumulator", "compare_layers", "quality"]
+__all__ = [
+    "CodeDifference",
+    "LayerDifference",
+    "LayerQuality",
+    "accumulator",
+    "code_differences",
+    "compare_layers",
+    "quality",
+]
 
 Array = NDArray[Any]
 SUFFIX = "_quantized"
@@ -115,20 +123,34 @@ def _real_values(artifact: Artifact, tensors: Mapping[str, Array]) -> dict[str, 
 def _first_code(
     artifact: Artifact, left: Mapping[str, Array], right: Mapping[str, Array], batch: Array
 ) -> tuple[CodeDifference | None, int]:
-    compared = 0
+    compared = sum(right[name].size for name in _both_int8(left, right))
+    first = next(code_differences(left, right), None)
+    if first is None:
+        return None, compared
+    graph = _graph(artifact)
+    acc = accumulator(graph, first.tensor, {**right, graph.input_names[0]: batch}, first.index)
+    return replace(first, accumulator=acc), compared
+
+
+def _both_int8(left: Mapping[str, Array], right: Mapping[str, Array]) -> Iterator[str]:
     for name, codes in right.items():
         other = left.get(name)
-        if codes.dtype != np.int8 or other is None or other.dtype != np.int8 or other.shape != codes.shape:
-            continue
-        compared += codes.size
-        wrong = np.argwhere(other != codes)
+        same = other is not None and other.dtype == codes.dtype == np.int8 and other.shape == codes.shape
+        if same:
+            yield name
+
+
+def code_differences(left: Mapping[str, Array], right: Mapping[str, Array]) -> Iterator[CodeDifference]:
+    """Every int8 tensor whose codes differ, in the order of `right`, accumulators left out.
+
+    left, right: tensors by name, as `Runner.tensors` gives them.
+    """
+    for name in _both_int8(left, right):
+        wrong = np.argwhere(left[name] != right[name])
         if len(wrong):
             at = tuple(int(i) for i in wrong[0])
-            graph = _graph(artifact)
-            acc = accumulator(graph, name, {**right, graph.input_names[0]: batch}, at)
-            sizes = len(wrong), int(codes.size)
-            return CodeDifference(name, *sizes, at, int(other[at]), int(codes[at]), acc), compared
-    return None, compared
+            codes = int(left[name][at]), int(right[name][at])
+            yield CodeDifference(name, len(wrong), int(right[name].size), at, *codes, None)
 
 
 def accumulator(graph: Graph, tensor: str, values: Mapping[str, Array], index: tuple[int, ...]) -> int | None:

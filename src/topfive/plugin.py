@@ -15,20 +15,29 @@ from typing import Any
 import pytest
 
 from topfive import targets
+from topfive.datasets import find_dataset
 from topfive.errors import TopfiveError
 from topfive.golden import GoldenMismatchError, refuse_under_ci
 from topfive.suite import exclusive, options
+from topfive.suite.accuracy import ACCURACY, accuracy_asked
+from topfive.suite.accuracy_end import AccuracyGatherer
+from topfive.suite.asked import ON_REQUEST, kind_asked
+from topfive.suite.comparing import Comparer
 from topfive.suite.expectations import STAGE_ERRORS
 from topfive.suite.gathering import Gatherer
 from topfive.suite.golden_check import GoldenCheck, described, modelled
-from topfive.suite.measuring import device_lock, extra_info, timing, warm_up
+from topfive.suite.measuring import device_lock, device_timing, extra_info, timing, warm_up
 from topfive.suite.pictures import Pictures
+from topfive.suite.recording import Recorder
+from topfive.suite.scenarios import ScenarioCheck
 from topfive.suite.selection import Case
 from topfive.suite.state import FOUND, NAMES, SUITE, Suite, case_of, kind_of
+from topfive.suite.tracing import trace_case
 from topfive.suite.workshop import Workshop
 from topfive.targets.base import Artifact, Runner
 
 CPU_KERNELS = "TOPFIVE_CPU_KERNELS"
+SHARD_FOUND = pytest.StashKey[dict[str, Any]]()
 QUIET_ERRORS = (TopfiveError, GoldenMismatchError)
 
 
@@ -56,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
     suite = config.stash[SUITE] = Suite(config)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Gatherer(suite), "topfive-gatherer")
+        accuracy = AccuracyGatherer(suite)
+        config.pluginmanager.register(accuracy, "topfive-accuracy-gatherer")
+        recorder = Recorder(suite, accuracy)
+        config.pluginmanager.register(recorder, "topfive-recorder")
+        if config.getoption("topfive_compare") is not None:
+            config.pluginmanager.register(Comparer(suite, recorder), "topfive-comparer")
     # Raw rounds belong to every saved run.
     config.option.benchmark_save_data = True
     _set_variable(config, CPU_KERNELS, config.getoption("cpu_kernels"))
@@ -77,9 +92,15 @@ def _check_options(config: pytest.Config) -> None:
     csv: Path | None = config.getoption("topfive_csv")
     if csv is not None and (csv.is_dir() or not csv.resolve().parent.is_dir()):
         raise pytest.UsageError(f"--topfive-csv {csv}: must be a file in a folder that exists")
-    imagenet: Path | None = config.getoption("imagenet")
-    if imagenet is not None and not imagenet.is_dir():
-        raise pytest.UsageError(f"--imagenet {imagenet}: no such folder")
+    traces: Path | None = config.getoption("trace_dir")
+    if traces is not None and traces.exists() and not traces.is_dir():
+        raise pytest.UsageError(f"--trace-dir {traces}: is a file; name a folder")
+    imagenet: str | None = config.getoption("imagenet")
+    if imagenet is not None:
+        try:
+            find_dataset(imagenet)
+        except TopfiveError as error:
+            raise pytest.UsageError(f"--imagenet {imagenet}: no such folder: {error}") from error
 
 
 def _set_variable(config: pytest.Config, name: str, value: str | None) -> None:
@@ -119,6 +140,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not kind or not all(name in metafunc.fixturenames for name in NAMES):
         return
     suite = metafunc.config.stash[SUITE]
+    if kind == ACCURACY and "shard" in metafunc.fixturenames:
+        metafunc.parametrize((*NAMES, "shard"), _shards(suite))
+        return
     batched = "batch" in metafunc.fixturenames
     with _usage_errors():
         cases = suite.selection.cases(kind, batched=batched)
@@ -127,17 +151,55 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize((*NAMES, "batch") if batched else NAMES, params)
 
 
-def _parameters(suite: Suite, case: Case, kind: str, *, measured: bool) -> Any:
-    """A case as pytest.param: plain values, since they are written to the benchmarks' JSON."""
+def _shards(suite: Suite) -> list[Any]:
+    """Every shard as pytest.param; without being asked for they are not collected at all."""
+    if not accuracy_asked(suite.config):
+        return []
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    with _usage_errors():
+        return [
+            pytest.param(
+                item.case.model,
+                item.case.target,
+                item.case.quant,
+                item.shard,
+                id=item.id,
+                marks=_marks(suite, item.case, ACCURACY),
+            )
+            for item in suite.accuracy.items(workers)
+        ]
+
+
+def _marks(suite: Suite, case: Case, kind: str) -> list[Any]:
+    """The marks of a case: target, quant mode, tags, and that it is known to fail."""
     marks = [getattr(pytest.mark, case.target), getattr(pytest.mark, case.quant)]
     tags = suite.selection.cards[case.model].tags
     marks += [getattr(pytest.mark, tag) for tag in ("realdata", "slow") if tag in tags]
-    if measured:
-        limits = suite.measuring_limits(kind, case.target)
-        marks.append(pytest.mark.benchmark(group=f"{case.model} {case.target}", **limits))
     if expected := suite.selection.expected_failure(case, kind):
         reason = f"{expected.stage}: {expected.reason}"
         marks.append(pytest.mark.xfail(raises=STAGE_ERRORS[expected.stage], strict=True, reason=reason))
+    return marks
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out sweeps and LoadGen runs that nobody asked for."""
+    left = {kind: name for kind, name in ON_REQUEST.items() if not kind_asked(config, kind)}
+    unasked = [item for item in items if left.get(kind_of(item), "?") in _fixtures(item)]
+    if unasked:
+        config.hook.pytest_deselected(items=unasked)
+        items[:] = [item for item in items if item not in unasked]
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+def _parameters(suite: Suite, case: Case, kind: str, *, measured: bool) -> Any:
+    """A case as pytest.param: plain values, since they are written to the benchmarks' JSON."""
+    marks = _marks(suite, case, kind)
+    if measured:
+        limits = suite.measuring_limits(kind, case.target)
+        marks.append(pytest.mark.benchmark(group=f"{case.model} {case.target}", **limits))
     values = (case.model, case.target, case.quant, *([] if case.batch is None else [case.batch]))
     return pytest.param(*values, id=case.id, marks=marks)
 
@@ -157,6 +219,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"{case.target}: {reason}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Trace the case of a test that passes, once a session, if --trace-dir asks for it."""
+    result = yield
+    folder: Path | None = item.config.getoption("trace_dir")
+    case = case_of(item) if folder is not None else None
+    if folder is not None and case is not None:
+        suite = item.config.stash[SUITE]
+        trace_case(suite, case, folder, suite.repeat_command(item.nodeid, case))
+    return result
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -165,9 +239,13 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed and call.excinfo is not None and isinstance(call.excinfo.value, QUIET_ERRORS):
         report.longrepr = str(call.excinfo.value)
+    if shard := item.stash.get(SHARD_FOUND, None):
+        report.topfive_shard = shard  # type: ignore[attr-defined]
+        del item.stash[SHARD_FOUND]
     case = case_of(item)
     if case is None or report.when == "teardown" or (report.when == "setup" and report.passed):
         return report
+    report.topfive_case = {**vars(case), "kind": kind_of(item)}  # type: ignore[attr-defined]
     found: dict[str, Any] = item.stash.get(FOUND, {})
     values = dict(found)
     if kind_of(item) == "golden" and "golden" not in values and not (report.skipped and not _xfailed(report)):
@@ -185,30 +263,33 @@ def _xfailed(report: pytest.TestReport) -> bool:
 @pytest.fixture(scope="session")
 def workshop(request: pytest.FixtureRequest) -> Iterator[Workshop]:
     """What builds and opens models: each artifact, runner and picture set once a session."""
-    made = request.config.stash[SUITE].workshop
-    yield made
-    made.close()
+    suite = request.config.stash[SUITE]
+    yield suite.workshop
+    suite.accuracy.close()
+    suite.workshop.close()
 
 
 @pytest.fixture(scope="session")
 def imagenet(request: pytest.FixtureRequest) -> Path:
     """The folder of --imagenet; skips without it."""
-    folder: Path | None = request.config.getoption("imagenet")
-    if folder is None:
-        pytest.skip("needs --imagenet DIR")
-    return folder
+    name: str | None = request.config.getoption("imagenet")
+    if name is None:
+        pytest.skip("needs --imagenet SET")
+    return Path(find_dataset(name).root)
 
 
 @pytest.fixture
-def artifact(workshop: Workshop, model: str, target: str, quant: str) -> Artifact:
+def artifact(
+    request: pytest.FixtureRequest, workshop: Workshop, model: str, target: str, quant: str
+) -> Artifact:
     """The compiled model of the case."""
-    return workshop.artifact(model, target, quant)
+    return workshop.artifact(model, target, quant, kind_of(request.node))
 
 
 @pytest.fixture
-def runner(workshop: Workshop, model: str, target: str, quant: str) -> Runner:
+def runner(request: pytest.FixtureRequest, workshop: Workshop, model: str, target: str, quant: str) -> Runner:
     """The open model of the case; the workshop closes it."""
-    return workshop.runner(model, target, quant)
+    return workshop.runner(model, target, quant, kind_of(request.node))
 
 
 @pytest.fixture
@@ -232,7 +313,20 @@ def golden(
     suite = request.config.stash[SUITE]
     repeat = suite.repeat_command(request.node.nodeid, Case(model, target, quant))
     updating = bool(request.config.getoption("update_golden"))
-    return GoldenCheck(suite.selection.cards[model], suite.goldens, updating, repeat, record)
+    return GoldenCheck(suite.selection.cards[model], suite.goldens, updating, repeat, record, suite.cache)
+
+
+@pytest.fixture
+def sweep_shard(
+    request: pytest.FixtureRequest, workshop: Workshop, model: str, target: str, quant: str, shard: int
+) -> Callable[[], None]:
+    """A function that runs one shard of the case's sweep, or finds that it is done: sweep_shard()."""
+    accuracy = request.config.stash[SUITE].accuracy
+
+    def run() -> None:
+        request.node.stash[SHARD_FOUND] = accuracy.run(Case(model, target, quant), shard)
+
+    return run
 
 
 @pytest.fixture
@@ -250,10 +344,30 @@ def measure(
         with device_lock(cache, targets.get(runner.artifact.target)):
             warm_up(runner, data)
             benchmark(infer, data)
+            own = runner.device_figures() if benchmark.enabled else None
+            # Its own batch size is not that of a row for another.
+            own = own if own and own.batch == batch else None
         if benchmark.enabled:
-            figures = timing(benchmark.stats.stats.data, batch)
-            benchmark.extra_info.update(extra_info(runner, figures, batch, pictures.preprocess_seconds))
+            figures = device_timing(own) if own else timing(benchmark.stats.stats.data, batch)
+            benchmark.extra_info.update(extra_info(runner, figures, batch, pictures.preprocess_seconds, own))
+            if own and own.warnings:
+                artifact = runner.artifact
+                record(note=f"{artifact.model} {artifact.target} b{batch}: {'; '.join(own.warnings)}")
             shown = {**described(runner), **modelled(runner, batch)}
             record(**vars(figures), preprocess_s=pictures.preprocess_seconds, **shown)
 
     return measured
+
+
+@pytest.fixture
+def scenario(
+    request: pytest.FixtureRequest,
+    workshop: Workshop,
+    record: Callable[..., None],
+    tmp_path: Path,
+    model: str,
+    target: str,
+) -> ScenarioCheck:
+    """LoadGen runs of the case: scenario.check("performance-offline", quant)."""
+    card = request.config.stash[SUITE].selection.cards[model]
+    return ScenarioCheck(card, targets.get(target), workshop, tmp_path, record)

@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +25,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 __all__ = [
+    "PROBE_CONVS",
+    "custom_operators",
     "default_threads",
+    "log_level",
     "native_kernels_are_exact",
     "open_exact",
     "open_session",
+    "probe_model",
     "saturating_kernels",
     "session_options",
     "shift_weights",
@@ -43,6 +51,36 @@ PROBE_CONVS = (
 )
 
 
+_log_level = ContextVar("topfive_log_level", default=ERROR_ONLY)
+_libraries: ContextVar[tuple[Path, ...]] = ContextVar("topfive_libraries", default=())
+
+
+@contextmanager
+def custom_operators(libraries: Iterable[Path]) -> Iterator[None]:
+    """Sessions opened inside know the operators of these libraries, which export `RegisterCustomOps`.
+
+    They are code of other people that runs in this process: `topfive.sources.plugins` checks what is loaded.
+    """
+    token = _libraries.set(tuple(libraries))
+    try:
+        yield
+    finally:
+        _libraries.reset(token)
+
+
+@contextmanager
+def log_level(level: int) -> Iterator[None]:
+    """Sessions opened inside log messages from this level up: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal.
+
+    Without it only errors are logged.
+    """
+    token = _log_level.set(level)
+    try:
+        yield
+    finally:
+        _log_level.reset(token)
+
+
 @cache
 def default_threads() -> int:
     """Threads a session may use: TOPFIVE_THREADS, else the processors this process may run on."""
@@ -53,23 +91,34 @@ def default_threads() -> int:
 
 
 def session_options(
-    *, threads: int | None = None, precise: bool = False, fuse_qdq: bool = False, optimise: bool = True
+    *,
+    threads: int | None = None,
+    precise: bool = False,
+    fuse_qdq: bool = False,
+    optimise: bool = True,
+    profile: Path | None = None,
 ) -> ort.SessionOptions:
     """Options for one session.
 
     precise: ask ONNX Runtime to rewrite int8 weights where its kernels would saturate. fuse_qdq: let it fuse
     DequantizeLinear-op-QuantizeLinear into integer operators. optimise: False switches every pass off.
+    profile: note when each node runs, in a file whose name starts with this path.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
-    options.log_severity_level = ERROR_ONLY
+    options.log_severity_level = _log_level.get()
+    for library in _libraries.get():
+        options.register_custom_ops_library(str(library))
     if precise:
         options.add_session_config_entry("session.x64quantprecision", "1")
     if not fuse_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     return options
 
 
@@ -107,11 +156,17 @@ def shift_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return shifted
 
 
-def _probe_model(group: int, weights: NDArray[np.int8], x_shape: tuple[int, ...]) -> onnx.ModelProto:
+def probe_model(
+    group: int, weights: NDArray[np.int8], x_shape: tuple[int, ...], scale: float = 0.0
+) -> onnx.ModelProto:
+    """A QLinearConv of uint8 codes (zero point 128) and int8 weights, [M, C / group, KH, KW].
+
+    scale: what sums are multiplied by to become codes; by default the largest sum becomes 100, so that a
+    kernel that loses any of it gives another code.
+    """
     constants = {
         "one": np.float32(1),
-        # The largest sum becomes 100: a kernel that loses any of it gives another code.
-        "down": np.float32(100 / (127 * 128 * math.prod(weights.shape[1:]))),
+        "down": np.float32(scale or 100 / (127 * 128 * math.prod(weights.shape[1:]))),
         "zero": np.uint8(SHIFT),
         "w": weights,
         "w_zero": np.int8(0),
@@ -136,7 +191,7 @@ def saturating_kernels() -> list[str]:
         weights = np.full(w_shape, 127, np.int8)
         # Alternate the sign by output channel: saturation must not cancel out.
         weights[1::2] = -128
-        model = _probe_model(group, weights, x_shape)
+        model = probe_model(group, weights, x_shape)
         native = open_session(model.SerializeToString(), threads=1).run(None, {"x": x})[0]
         exact = open_session(shift_weights(model).SerializeToString(), threads=1).run(None, {"x": x})[0]
         if not np.array_equal(native, exact):
@@ -150,7 +205,9 @@ def native_kernels_are_exact() -> bool:
     return not saturating_kernels()
 
 
-def open_exact(model: onnx.ModelProto, *, threads: int | None = None) -> ort.InferenceSession:
+def open_exact(
+    model: onnx.ModelProto, *, threads: int | None = None, profile: Path | None = None
+) -> ort.InferenceSession:
     """A session of a lowered model (uint8 activations, int8 weights) that is exact on this processor."""
     safe = model if native_kernels_are_exact() else shift_weights(model)
-    return open_session(safe.SerializeToString(), threads=threads)
+    return open_session(safe.SerializeToString(), threads=threads, profile=profile)

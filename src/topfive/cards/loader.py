@@ -20,6 +20,7 @@ __all__ = [
     "Input",
     "Output",
     "Pictures",
+    "Plugins",
     "Published",
     "Source",
     "find_card",
@@ -31,9 +32,9 @@ SOURCE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bundled": (("path",), ("sha256",)),
     "file": (("path",), ("sha256",)),
     "light": (("architecture",), ("seed",)),
-    "url": (("urls", "sha256"), ()),
-    "torchvision": (("model",), ("revision",)),
-    "huggingface": (("model",), ("revision",)),
+    "url": (("urls",), ("sha256",)),
+    "torchvision": (("model",), ("revision", "opset")),
+    "huggingface": (("model",), ("revision", "opset")),
 }
 """Source kind -> (required keys, optional keys)."""
 
@@ -45,7 +46,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the ONNX file comes from; which keys go with which kind is in SOURCE_KEYS."""
+    """Where the ONNX file comes from; which keys go with which kind is in SOURCE_KEYS.
+
+    revision: torchvision's name of the weights, or a revision of the Hugging Face repository. opset: of the
+    export, 0 for the default. A url without sha256 is a file that nobody has vouched for yet: it is fetched
+    only with a sha256 given by hand.
+    """
 
     kind: str
     path: str = ""
@@ -55,6 +61,7 @@ class Source:
     urls: tuple[str, ...] = ()
     model: str = ""
     revision: str = ""
+    opset: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """What the model's one output holds, [N, entries]; `classes` does not count the background class."""
+    """What the model's one output holds, [N, entries]; `classes` does not count the background class.
+
+    remove_softmax: build the model without the softmax that its graph ends with; `kind` says what is built.
+    """
 
     kind: str
     classes: int
     background: bool = False
     labels: str = ""
+    remove_softmax: bool = False
 
     @property
     def entries(self) -> int:
@@ -94,9 +105,12 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The pictures that activation ranges come from: [offset::step][:count] of the set, in order of name.
+    """The pictures that activation ranges come from, and how the ranges are chosen.
 
-    `table` is a committed table of ranges, relative to the fixtures folder or to a user's card.
+    Pictures: [offset::step][:count] of the set, in order of name, or with a `map` of "name index" lines in
+    its order; with a `seed`, `count` of [offset::step] are drawn. `table` is a committed table of ranges,
+    relative to the fixtures folder or to a user's card. method: one of topfive.quantize.calibration.METHODS;
+    symmetric: ranges are (-t, t); percentile: of method "percentile".
     """
 
     set: str
@@ -104,15 +118,35 @@ class Calibration:
     step: int = 1
     offset: int = 0
     table: str = ""
+    map: str = ""
+    seed: int | None = None
+    method: str = "minmax"
+    symmetric: bool = False
+    percentile: float = 99.99
 
 
 @dataclass(frozen=True)
 class Published:
-    """Published accuracies (fractions of 1) and what they were measured on."""
+    """Published accuracies (fractions of 1) and what they were measured on; millions of weights, GMACs."""
 
     top1: float | None = None
     top5: float | None = None
     images: str = ""
+    parameters_millions: float | None = None
+    gmacs: float | None = None
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """Code of other people that computes operators of the model.
+
+    onnxruntime: a library of custom operators, relative to the card; loaded only if its SHA-256 is `sha256`.
+    tensorrt: operators of the graph that are TensorRT plugins.
+    """
+
+    onnxruntime: str = ""
+    sha256: str = ""
+    tensorrt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +161,7 @@ class Card:
     pictures: Pictures
     calibration: Calibration
     published: Published = field(default_factory=Published)
+    plugins: Plugins = field(default_factory=Plugins)
     tags: tuple[str, ...] = ()
     trained: bool = True
     quantised: bool = False
@@ -139,6 +174,11 @@ class Card:
         if self.source.kind == "file":
             return expand(self.source.path, self.path.parent)
         raise CardError(f"{self.path}: a source of kind {self.source.kind!r} has no path")
+
+    def plugin_path(self) -> Path | None:
+        """The library of custom operators (it need not exist), if the card names one."""
+        library = self.plugins.onnxruntime
+        return expand(library, self.path.parent) if library else None
 
     def labels_path(self) -> Path | None:
         """The file of class names, or None if the card names none."""
@@ -179,6 +219,10 @@ class Card:
     def calibration_folder(self) -> Path:
         """The folder of calibration pictures (it need not exist)."""
         return self._folder(self.calibration.set, "calibration")
+
+    def calibration_map(self) -> Path | None:
+        """The file that lists the calibration pictures, if the card names one."""
+        return expand(self.calibration.map, self.path.parent) if self.calibration.map else None
 
     def calibration_table(self) -> Path | None:
         """The committed table of ranges (it need not exist), if the card names one."""
@@ -241,11 +285,14 @@ def _faults(card: Card, path: Path) -> Iterator[tuple[str, str]]:
     yield from _source_faults(card.source)
     yield from _picture_faults(card.pictures, card.calibration)
     yield from _published_faults(card.published)
+    yield from _plugin_faults(card.plugins)
 
 
 def _output_faults(output: Output) -> Iterator[tuple[str, str]]:
     if output.kind not in OUTPUT_KINDS:
         yield "output.kind", f"must be one of {', '.join(OUTPUT_KINDS)}, not {output.kind!r}"
+    if output.remove_softmax and output.kind != "logits":
+        yield "output.kind", f"must be logits with 'output.remove_softmax', not {output.kind!r}"
     if not 2 <= output.classes <= 1_000_000:
         yield "output.classes", f"must be 2 to 1000000, not {output.classes}"
     if output.labels and not _reference(output.labels, "file:"):
@@ -257,7 +304,7 @@ def _source_faults(source: Source) -> Iterator[tuple[str, str]]:
         yield "source.kind", f"must be one of {', '.join(SOURCE_KEYS)}, not {source.kind!r}"
         return
     required, optional = SOURCE_KEYS[source.kind]
-    for key in ("path", "sha256", "architecture", "seed", "urls", "model", "revision"):
+    for key in ("path", "sha256", "architecture", "seed", "urls", "model", "revision", "opset"):
         value = getattr(source, key)
         if key in required and not value:
             yield f"source.{key}", f"is missing or empty: kind {source.kind!r} needs it"
@@ -284,10 +331,13 @@ def _picture_faults(pictures: Pictures, calibration: Calibration) -> Iterator[tu
         ("calibration.count", calibration.count, 1),
         ("calibration.step", calibration.step, 1),
         ("calibration.offset", calibration.offset, 0),
+        ("calibration.seed", calibration.seed or 0, 0),
     ]
     for key, count, least in counts:
         if not least <= count <= 10_000_000:
             yield key, f"must be {least} to 10000000, not {count}"
+    if not 50 < calibration.percentile <= 100:
+        yield "calibration.percentile", f"must be more than 50 and at most 100, not {calibration.percentile}"
 
 
 def _published_faults(published: Published) -> Iterator[tuple[str, str]]:
@@ -297,6 +347,17 @@ def _published_faults(published: Published) -> Iterator[tuple[str, str]]:
             yield f"published.{key}", f"must be a fraction from 0.0 to 1.0, not {value} (per cent?)"
     if (published.top1 or 0.0) > (math.inf if published.top5 is None else published.top5):
         yield "published.top5", f"is {published.top5}, less than 'top1' ({published.top1})"
+
+
+def _plugin_faults(plugins: Plugins) -> Iterator[tuple[str, str]]:
+    if plugins.onnxruntime and not plugins.sha256:
+        yield "plugins.sha256", "is missing: a library is loaded only if its SHA-256 is known"
+    if plugins.sha256 and not plugins.onnxruntime:
+        yield "plugins.sha256", "is of no library: add 'plugins.onnxruntime'"
+    if plugins.sha256 and not _SHA256.fullmatch(plugins.sha256):
+        yield "plugins.sha256", f"must be 64 hexadecimal digits in lower case, not {plugins.sha256!r}"
+    if not all(name.isidentifier() for name in plugins.tensorrt):
+        yield "plugins.tensorrt", f"must be names of operators, not {list(plugins.tensorrt)!r}"
 
 
 def _reference(text: str, prefix: str) -> bool:

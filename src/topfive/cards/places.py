@@ -13,7 +13,7 @@ __all__ = ["CARDS_FOLDERS", "expand", "fixtures_root"]
 _PACKAGE = Path(__file__).resolve().parent.parent
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", re.ASCII)
 
-CARDS_FOLDERS = (_PACKAGE / "cards" / "models", _PACKAGE / "cards" / "realdata")
+CARDS_FOLDERS = tuple(_PACKAGE / "cards" / name for name in ("models", "realdata", "zoo"))
 """The folders of the cards that come with topfive."""
 
 

@@ -9,14 +9,29 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from topfive.errors import CardError
+from topfive.errors import CardError, UnknownNameError
 
-__all__ = ["Record", "fill", "read_toml"]
+__all__ = ["Named", "Record", "fill", "load_named", "named_files", "read_named", "read_toml"]
+
+
+class Named(Protocol):
+    """A dataclass read from a TOML file of its own, with that file's name; `path` is metadata "internal"."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffix."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
 
 Record = TypeVar("Record")
+NamedRecord = TypeVar("NamedRecord", bound=Named)
 
 _WANTED = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -33,6 +48,38 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise CardError(f"{path}: is nested too deeply to be a card") from error
     except ValueError as error:  # TOMLDecodeError, and the limit on the digits of an integer
         raise CardError(f"{path}: is not valid TOML: {error}") from error
+
+
+def named_files(folder: Path, extra_dirs: Iterable[Path] = ()) -> list[Path]:
+    """The TOML files of `folder`, which come with topfive, and of each folder of `extra_dirs`, once each."""
+    folders = dict.fromkeys(place.resolve() for place in (folder, *extra_dirs))
+    return [path for place in folders for path in sorted(place.glob("*.toml"))]
+
+
+def load_named(
+    kind: str, name: str, files: Iterable[Path], read: Callable[[Path], NamedRecord]
+) -> NamedRecord:
+    """What `read` makes of the one file of `files` that is called `name`.
+
+    kind: what messages call such a thing. Raises UnknownNameError with the nearest names, CardError if two
+    files have the name, and what `read` raises.
+    """
+    known = list(files)
+    found = [path for path in known if path.stem == name]
+    if not found:
+        raise UnknownNameError(kind, name, {path.stem for path in known})
+    if len(found) > 1:
+        raise CardError(f"{kind} {name!r} is defined twice, in {found[0]} and in {found[1]}; rename one")
+    return read(found[0])
+
+
+def read_named(record: type[NamedRecord], path: Path) -> NamedRecord:
+    """`record` from a TOML file, its field `path` set; CardError unless its name is the file's."""
+    loaded = fill(record, read_toml(path), path)
+    if loaded.name != path.stem:
+        raise CardError(f"{path}: key 'name' is {loaded.name!r}; it must be the file's name, {path.stem!r}")
+    placed: NamedRecord = dataclasses.replace(typing.cast("Any", loaded), path=path)
+    return placed
 
 
 def fill(record: type[Record], table: dict[str, Any], path: Path, section: str = "") -> Record:

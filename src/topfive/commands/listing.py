@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from topfive.cards import Card, load_cards
 from topfive.commands import print_json
 from topfive.errors import UnknownNameError
 
-__all__ = ["list_models", "list_targets"]
+__all__ = ["list_models", "list_targets", "tagged_cards"]
 
 
 def list_targets(*, as_json: bool) -> None:
@@ -23,7 +24,8 @@ def list_targets(*, as_json: bool) -> None:
             "runs_here": not targets.get(name).probe(),
             "reason": targets.get(name).probe(),
             "quants": list(targets.get(name).quants),
-            "simulated": targets.get(name).simulated,
+            "simulated": targets.get(name).simulation(),
+            "options": {key: asdict(option) for key, option in targets.get(name).options.items()},
         }
         for name in targets.names()
     ]
@@ -34,6 +36,8 @@ def list_targets(*, as_json: bool) -> None:
         state = "runs here" if row["runs_here"] else f"cannot run here: {row['reason']}"
         simulated = f"; simulated: {row['simulated']}" if row["simulated"] else ""
         sys.stdout.write(f"{row['name']}: {state}; {', '.join(map(str, _list(row['quants'])))}{simulated}\n")
+        for key, option in targets.get(str(row["name"])).options.items():
+            sys.stdout.write(f"  --option {key}={'|'.join(option.choices)}: {option.help}\n")
 
 
 def _list(value: object) -> list[object]:
@@ -47,13 +51,7 @@ def list_models(
 
     Raises UnknownNameError for a pattern or a tag that no card has.
     """
-    cards = load_cards(extra)
-    known_tags = {tag for card in cards.values() for tag in card.tags}
-    for tag in tags:
-        if tag not in known_tags:
-            raise UnknownNameError("tag", tag, known_tags)
-    chosen = [card for card in _named(cards, patterns) if set(tags) <= set(card.tags)]
-    rows = [_row(card) for card in chosen]
+    rows = [_row(card) for card in tagged_cards(load_cards(extra), patterns, tags)]
     if as_json:
         print_json(rows)
         return
@@ -61,6 +59,18 @@ def list_models(
         missing = f" [missing: {row['missing']}]" if row["missing"] else ""
         labels = ", ".join(str(tag) for tag in _list(row["tags"]))
         sys.stdout.write(f"{row['name']} ({labels}): {row['description']}{missing}\n")
+
+
+def tagged_cards(cards: Mapping[str, Card], patterns: Sequence[str], tags: Sequence[str]) -> list[Card]:
+    """The cards whose name matches one of `patterns` (all, without any) and that have all of `tags`.
+
+    Raises UnknownNameError for a pattern or a tag that no card has.
+    """
+    known_tags = {tag for card in cards.values() for tag in card.tags}
+    for tag in tags:
+        if tag not in known_tags:
+            raise UnknownNameError("tag", tag, known_tags)
+    return [card for card in _named(cards, patterns) if set(tags) <= set(card.tags)]
 
 
 def _named(cards: Mapping[str, Card], patterns: Sequence[str]) -> list[Card]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from topfive.commands import print_json
 from topfive.errors import FetchError, ImageError
 from topfive.images import LabelledImage, Profile, crop_uint8, list_images, load_profile
 from topfive.sources.atomic import replacing
@@ -19,7 +20,14 @@ LIST = "batch_out.txt"
 
 
 def write_crops(
-    source: Path, output: Path, *, sample: int | None, seed: int, lossy: bool, classes: Path | None
+    source: Path,
+    output: Path,
+    *,
+    sample: int | None,
+    seed: int,
+    lossy: bool,
+    classes: Path | None,
+    as_json: bool,
 ) -> None:
     """Write `output`/<label>/<name>.png, 224x224, of each picture, then batch_out.txt, which lists them.
 
@@ -42,7 +50,10 @@ def write_crops(
             temporary.write_text("".join(f"{place}\n" for place in places), encoding="utf-8")
     except FetchError as error:
         raise ImageError(error.message) from error
-    sys.stdout.write(f"{output / LIST}: {len(places)} pictures\n")
+    if as_json:
+        print_json({"list": str(output / LIST), "pictures": [str(place) for place in places]})
+    else:
+        sys.stdout.write(f"{output / LIST}: {len(places)} pictures\n")
 
 
 def draw_sample(

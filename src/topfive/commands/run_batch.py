@@ -12,7 +12,7 @@ from typing import Any
 import topfive
 from topfive.cards import Card
 from topfive.commands import print_json
-from topfive.commands.run import prepare, runner_text
+from topfive.commands.run import Settings, prepare, runner_text
 from topfive.errors import ImageError, TopfiveError
 from topfive.pipeline import resolve_card
 
@@ -93,32 +93,23 @@ def names_list(images: Sequence[Path], span: str | None) -> bool:
     return bool(lists)
 
 
-def classify_list(
-    model: str,
-    batch_list: Path,
-    *,
-    span: str | None,
-    profile: str | None,
-    target: str,
-    quant: str | None,
-    threads: int | None,
-    cards: Sequence[Path],
-    cache: Path | None,
-    as_json: bool,
-) -> None:
+def classify_list(model: str, batch_list: Path, settings: Settings, *, span: str | None) -> None:
     """Run the pictures of a list one at a time, print each one's five best and label, and count.
 
-    Options as of `topfive.commands.run.classify`. Nothing is built or run unless every line of the list is
-    right.
+    Nothing is built or run unless every line of the list is right.
     """
-    card = resolve_card(model, cards)
+    card = resolve_card(model, settings.cards)
     pictures = chosen_lines(read_list(batch_list, classes=_classes(card)), span, batch_list)
-    job = prepare(card, profile=profile, target=target, quant=quant, cache=cache)
-    printer = _Printer(job.labels, int(card.output.background), silent=as_json)
+    job = prepare(card, settings)
+    printer = _Printer(job.labels, int(card.output.background), silent=settings.as_json)
     rows: list[dict[str, Any]] = []
-    with topfive.open(job.artifact, threads=threads) as runner:
+    with (
+        settings.logging(),
+        topfive.open(job.artifact, threads=settings.threads) as runner,
+        settings.tracing(runner, [picture.path for picture in pictures]) as runs,
+    ):
         for picture in pictures:
-            output = job.scores(runner, picture.path)
+            output = job.scores(runs, picture.path)
             best = topfive.top5(output, job.labels)
             printer.add(picture, len(output), best)
             rows.append(
@@ -131,7 +122,7 @@ def classify_list(
                 }
             )
     printer.finish()
-    if as_json:
+    if settings.as_json:
         tally = printer.tally
         counts = {"total": tally.total, "top5_right": tally.top5, "top1_right": tally.top1}
         print_json({**job.described(), "list": str(batch_list), **counts, "images": rows})

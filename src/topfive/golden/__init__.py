@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from topfive.golden.comparison import Comparison, GoldenMismatchError, ImageVerdict, compare, compare_image
 from topfive.golden.files import golden_path, read_golden, write_golden
-from topfive.golden.observation import Observed, PictureSet, Shown, fixture_top1, observe, output_labels
+from topfive.golden.observation import (
+    Observed,
+    PictureSet,
+    Shown,
+    evidence,
+    fixture_top1,
+    observe,
+    output_labels,
+)
 from topfive.golden.records import Golden, GoldenImage, Tolerance
 from topfive.golden.updating import Update, make_golden, refuse_under_ci, update
 
@@ -24,6 +32,7 @@ __all__ = [
     "Update",
     "compare",
     "compare_image",
+    "evidence",
     "fixture_top1",
     "golden_path",
     "make_golden",

@@ -15,12 +15,13 @@ from topfive.ranking import rank, softmax
 
 if TYPE_CHECKING:
     from topfive.cards import Card
-    from topfive.targets.base import Runner
+    from topfive.targets.base import Artifact, Runner
 
 __all__ = [
     "Observed",
     "PictureSet",
     "Shown",
+    "evidence",
     "fixture_top1",
     "observe",
     "output_labels",
@@ -51,11 +52,15 @@ class PictureSet(Protocol):
 
 @dataclass(frozen=True)
 class Observed:
-    """What a model made of one picture: its scores, float32 [entries], and hashes of its exact tensors."""
+    """What a model made of one picture: its scores, float32 [entries], and hashes of its exact tensors.
+
+    largest: magnitude of the largest element of the output that the scores were made from.
+    """
 
     picture: Shown
     scores: NDArray[np.float32]
     int8: tuple[str, ...] = ()
+    largest: float = 0.0
 
     def top5(self, labels: Sequence[str]) -> tuple[tuple[int, str, float], ...]:
         """The five best; () when a score is NaN."""
@@ -95,7 +100,8 @@ def observe(card: Card, runner: Runner, pictures: PictureSet) -> list[Observed]:
         if names and number == 0:
             _check_same(runner, runner.run(batch), output)
         hashes = tuple(hashlib.sha256(np.ascontiguousarray(tensors[n]).tobytes()).hexdigest() for n in names)
-        seen.append(Observed(picture, scores_of(card, output[0]), hashes))
+        largest = float(np.abs(output[0]).max(initial=0.0))
+        seen.append(Observed(picture, scores_of(card, output[0]), hashes, largest))
     return seen
 
 
@@ -115,3 +121,22 @@ def fixture_top1(card: Card, observed: Iterable[Observed]) -> float | None:
     offset = int(card.output.background)
     hits = sum(int(np.argmax(o.scores)) - offset == o.picture.label for o in judged)
     return hits / len(judged)
+
+
+def evidence(card: Card, artifact: Artifact, observed: Sequence[Observed]) -> dict[str, Any]:
+    """What a record keeps for comparisons: `bits` and `right1`, each absent where there is none.
+
+    bits: one SHA-256 over the hashes of all exact tensors of all pictures. right1: for each labelled picture,
+    by the first 16 digits of its file's SHA-256, whether the best class is its own.
+    """
+    found: dict[str, Any] = {}
+    if artifact.exact:
+        lines = sorted(f"{o.picture.sha256} {' '.join(o.int8)}" for o in observed)
+        found["bits"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    if fixture_top1(card, observed) is not None:
+        found["right1"] = {
+            o.picture.sha256[:16]: bool(fixture_top1(card, [o]))
+            for o in observed
+            if o.picture.label is not None
+        }
+    return found

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Update", "make_golden", "refuse_under_ci", "update"]
 
 LISTED = 10
+# Float sums in another order move a float16 logit by one step, seldom two, on every model measured.
+FLOAT16_STEPS = 3
 # What a golden is about: a change in one of these is a change of the golden.
 SUBJECT = (
     "model",
@@ -58,15 +60,20 @@ def make_golden(
 ) -> Golden:
     """The golden that these observations would be. ValueError when a score is NaN.
 
-    An untrained model's absolute tolerance is 1 % of the largest logit: its scores cross zero.
+    An untrained model's absolute tolerance is 1 % of the largest logit: its scores cross zero. Where the
+    output is float16 values (`float16_output` of the artifact), a probability may be off by what
+    FLOAT16_STEPS steps of the largest logit make of it, if that is more than the usual 1 %.
     """
     labels = output_labels(card)
     images = tuple(GoldenImage(o.picture.file, o.picture.sha256, o.top5(labels), o.int8) for o in observed)
     if not all(image.top5 for image in images):
         raise ValueError("a score is NaN")
     kind = score_kind(card)
-    largest = max((float(np.abs(o.scores).max()) for o in observed), default=0.0)
-    tolerance = Tolerance(absolute=float(f"{0.01 * largest:.3g}")) if kind == "logit" else Tolerance()
+    if kind == "logit":
+        largest = max((float(np.abs(o.scores).max()) for o in observed), default=0.0)
+        tolerance = Tolerance(absolute=float(f"{0.01 * largest:.3g}"))
+    else:
+        tolerance = _float16_tolerance(observed) if artifact.meta.get("float16_output") else Tolerance()
     return Golden(
         model=artifact.model,
         target=artifact.target,
@@ -83,6 +90,14 @@ def make_golden(
         versions=versions,
         modelled_cycles=artifact.meta.get("modelled_cycles", {}),
     )
+
+
+def _float16_tolerance(observed: Sequence[Observed]) -> Tolerance:
+    """d logit = d probability / probability, to first order: so many steps of the largest logit."""
+    largest = max((o.largest for o in observed), default=0.0)
+    step = float(np.spacing(np.float16(largest))) if np.isfinite(largest) else 0.0
+    usual = Tolerance()
+    return Tolerance(max(usual.relative, float(f"{FLOAT16_STEPS * step:.3g}")), usual.absolute)
 
 
 def update(

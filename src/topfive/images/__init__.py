@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from topfive.images.decode import decode, decoder_version
 from topfive.images.folders import LabelledImage, list_images
-from topfive.images.preprocess import crop_uint8, normalise, preprocess, preprocess_batch
+from topfive.images.preprocess import crop_uint8, normalise, normalise_numbers, preprocess, preprocess_batch
 from topfive.images.profiles import Profile, load_profile, profile_names, read_profile
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "list_images",
     "load_profile",
     "normalise",
+    "normalise_numbers",
     "preprocess",
     "preprocess_batch",
     "profile_names",

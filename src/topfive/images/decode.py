@@ -8,6 +8,7 @@ high byte; greyscale and palettes become RGB; of an animation the first frame is
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image, ImageOps, features
 from topfive.errors import ImageError
 from topfive.images.resize import PIXEL_LIMIT
 
-__all__ = ["decode", "decoder_version"]
+__all__ = ["decode", "decode_bytes", "decoder_version"]
 
 # Raster formats that Pillow decodes itself. Not EPS and the like, for which Pillow starts other programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -31,9 +32,26 @@ def decode(path: str | Path, *, decoder: str = "pillow", exif: str = "ignore") -
     with more than PIXEL_LIMIT pixels (checked before anything is decoded).
     """
     try:
-        if Path(path).stat().st_size == 0:
+        size = Path(path).stat().st_size
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return _decode(path, path, size, decoder, exif)
+
+
+def decode_bytes(
+    data: bytes, name: str | Path, *, decoder: str = "pillow", exif: str = "ignore"
+) -> npt.NDArray[np.uint8]:
+    """`decode` of a file that is read already: `data` are its bytes, `name` is what errors call it."""
+    return _decode(io.BytesIO(data), name, len(data), decoder, exif)
+
+
+def _decode(
+    source: str | Path | io.BytesIO, path: str | Path, size: int, decoder: str, exif: str
+) -> npt.NDArray[np.uint8]:
+    try:
+        if size == 0:
             raise ImageError(f"{path}: is empty (0 bytes); copy it again")
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(source, formats=_FORMATS) as image:
             if image.width * image.height > PIXEL_LIMIT:
                 raise _too_large(path)
             image.load()

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from topfive.errors import ImageError
 
-__all__ = ["LabelledImage", "list_images"]
+__all__ = ["SUFFIXES", "LabelledImage", "list_images", "map_entries", "map_text_entries"]
 
 MAP_NAMES = ("val_map.txt", "val.txt")
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -62,7 +62,7 @@ def _from_map(root: Path) -> list[LabelledImage] | None:
             return _read_map(path, root)
     for path in (root.resolve().parent / name for name in MAP_NAMES):
         if path.is_file():
-            entries = _entries(path)
+            entries = map_entries(path)
             if entries and (root / entries[0][1]).is_file():
                 return _read_map(path, root)
     return None
@@ -70,7 +70,7 @@ def _from_map(root: Path) -> list[LabelledImage] | None:
 
 def _read_map(path: Path, root: Path) -> list[LabelledImage]:
     images, lines = [], dict[str, int]()
-    for line, name, label in _entries(path):
+    for line, name, label in map_entries(path):
         if name in lines:
             raise ImageError(
                 f"{path}, line {line}: {name!r} was named on line {lines[name]} already; remove one"
@@ -84,12 +84,20 @@ def _read_map(path: Path, root: Path) -> list[LabelledImage]:
     return images
 
 
-def _entries(path: Path) -> list[tuple[int, str, int | None]]:
-    """(line number, name, label) of each line that is not blank."""
+def map_entries(path: Path) -> list[tuple[int, str, int | None]]:
+    """(line number, name, label or None) of each line "name index" that is not blank, in order.
+
+    Raises ImageError naming the line, and OSError.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ImageError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    return map_text_entries(path, text)
+
+
+def map_text_entries(path: Path, text: str) -> list[tuple[int, str, int | None]]:
+    """`map_entries` of a label file that is read already; `path` is what errors call it."""
     entries = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():

@@ -22,7 +22,7 @@ from topfive.images.decode import decode
 from topfive.images.profiles import PictureStep, Profile, Quantise
 from topfive.images.resize import resize
 
-__all__ = ["crop_uint8", "normalise", "preprocess", "preprocess_batch"]
+__all__ = ["crop_uint8", "normalise", "normalise_numbers", "preprocess", "preprocess_batch"]
 
 Pixels = npt.NDArray[np.uint8]
 Size = tuple[int, int]
@@ -34,17 +34,18 @@ def crop_uint8(
     size: Size | None = None,
     *,
     resize_size: int | None = None,
+    name: str = "the picture",
 ) -> Pixels:
     """The part of the picture that the model sees: uint8, height x width x 3, R, G, B, of `size` (height,
     width).
 
     `picture` is a file or a decoded uint8 array H x W x 3 (RGB). `size` defaults to the profile's.
     `resize_size` (pixels) replaces the size of the profile's first resize, for models that differ from their
-    family only in it. Raises ImageError naming the file if it cannot be read or does not fit, CardError if no
-    size is known.
+    family only in it. `name` is what errors call an array. Raises ImageError naming the file if it cannot be
+    read or does not fit, CardError if no size is known.
     """
     if isinstance(picture, np.ndarray):
-        name, image = "the picture", picture
+        image = picture
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ImageError(
                 f"{name} must be uint8 of shape H x W x 3, not {image.dtype} of shape {image.shape}"
@@ -82,16 +83,29 @@ def normalise(pixels: Pixels, profile: Profile) -> npt.NDArray[Any]:
     batch = pixels if pixels.ndim == 4 else pixels[None]
     count, height, width = batch.shape[:3]
     table = _table(profile)
-    if profile.tensor.layout == "NCHW":
-        tensor = np.empty((count, 3, height, width), table.dtype)
-        planes = tensor
-    else:
-        channels = 4 if profile.tensor.layout == "NHW4" else 3
-        tensor = np.zeros((count, height, width, channels), table.dtype)
-        planes = tensor.transpose(0, 3, 1, 2)
+    tensor, planes = _empty(profile, (count, height, width), table.dtype)
     for plane, channel in enumerate(_channels(profile)):
-        planes[:, plane] = table[plane][batch[..., channel]]
+        for number in range(count):  # a picture at a time stays in the processor's cache
+            np.take(table[plane], batch[number, ..., channel], out=planes[number, plane], mode="clip")
     return tensor if pixels.ndim == 4 else tensor[0]
+
+
+def normalise_numbers(levels: npt.NDArray[Any], profile: Profile) -> npt.NDArray[Any]:
+    """The tensors of `levels`, numbers N x 3 x H x W (R, G, B) that need not be whole nor within 0 to 255.
+
+    The profile's formula on every number, its picture steps left out; whole levels of 0 to 255 give the same
+    bits as `normalise`. Raises ImageError for another shape, and for a profile of dtype uint8, which has no
+    formula.
+    """
+    if levels.ndim != 4 or levels.shape[1] != 3:
+        raise ImageError(f"levels must be N x 3 x H x W, not {list(levels.shape)}")
+    if profile.tensor.dtype == "uint8":
+        raise ImageError(f"profile {profile.name!r} gives the picture itself: it has no formula for numbers")
+    chosen = levels[:, list(_channels(profile))].transpose(1, 0, 2, 3)
+    computed = _computed(chosen.astype(np.dtype(profile.tensor.arithmetic)), profile)
+    tensor, planes = _empty(profile, (levels.shape[0], *levels.shape[2:]), computed.dtype)
+    planes[:, :3] = computed.transpose(1, 0, 2, 3)
+    return tensor
 
 
 def preprocess(
@@ -204,6 +218,19 @@ def _misfit(name: str, image: Pixels, profile: Profile, wanted: Size) -> str:
     )
 
 
+def _empty(
+    profile: Profile, sizes: tuple[int, int, int], dtype: npt.DTypeLike
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """A tensor in the profile's layout for (count, height, width), and its view as planes, N x C x H x W."""
+    count, height, width = sizes
+    if profile.tensor.layout == "NCHW":
+        tensor = np.empty((count, 3, height, width), dtype)
+        return tensor, tensor
+    channels = 4 if profile.tensor.layout == "NHW4" else 3
+    tensor = np.zeros((count, height, width, channels), dtype)
+    return tensor, tensor.transpose(0, 3, 1, 2)
+
+
 def _channels(profile: Profile) -> tuple[int, int, int]:
     return (0, 1, 2) if profile.tensor.planes == "RGB" else (2, 1, 0)
 
@@ -215,8 +242,12 @@ def _table(profile: Profile) -> npt.NDArray[Any]:
     levels = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
     if tensor.dtype == "uint8":
         return levels
-    dtype = np.dtype(tensor.arithmetic)
-    numbers = levels.astype(dtype)
+    return _computed(levels.astype(np.dtype(tensor.arithmetic)), profile)
+
+
+def _computed(numbers: npt.NDArray[Any], profile: Profile) -> npt.NDArray[Any]:
+    """The profile's formula on numbers, [3, ...] in the order of its planes and in its arithmetic."""
+    tensor, axes = profile.tensor, (-1, *[1] * (numbers.ndim - 1))
     for step in tensor.steps:
         for operation, values in (
             (np.subtract, step.subtract),
@@ -224,7 +255,7 @@ def _table(profile: Profile) -> npt.NDArray[Any]:
             (np.divide, step.divide),
         ):
             if values is not None:
-                numbers = operation(numbers, np.array(values, dtype)[:, None])
+                numbers = operation(numbers, np.array(values, numbers.dtype).reshape(axes))
     stored = numbers.astype(np.float32)
     return _quantised(stored, tensor.quantise) if tensor.quantise else stored
 

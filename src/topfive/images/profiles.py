@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from topfive.cards.schema import fill, read_toml
-from topfive.errors import CardError, UnknownNameError
+from topfive.cards.schema import load_named, named_files, read_named
+from topfive.errors import CardError
 from topfive.images.resize import FILTERS
 
 __all__ = [
@@ -115,7 +115,7 @@ class Profile:
 
 def profile_names(extra_dirs: Iterable[Path] = ()) -> list[str]:
     """The names of all profiles, sorted."""
-    return sorted({path.stem for path in _files(extra_dirs)})
+    return sorted({path.stem for path in named_files(PROFILES_FOLDER, extra_dirs)})
 
 
 def load_profile(name: str, extra_dirs: Sequence[Path] = ()) -> Profile:
@@ -124,20 +124,12 @@ def load_profile(name: str, extra_dirs: Sequence[Path] = ()) -> Profile:
     Raises UnknownNameError with the nearest names, CardError if two files have the name or the file is
     malformed.
     """
-    found = [path for path in _files(extra_dirs) if path.stem == name]
-    if not found:
-        raise UnknownNameError("profile", name, profile_names(extra_dirs))
-    if len(found) > 1:
-        raise CardError(f"profile {name!r} is defined twice, in {found[0]} and in {found[1]}; rename one")
-    return read_profile(found[0])
+    return load_named("profile", name, named_files(PROFILES_FOLDER, extra_dirs), read_profile)
 
 
 def read_profile(path: Path) -> Profile:
     """The profile in a TOML file; CardError naming the file and the key that is wrong."""
-    loaded = fill(Profile, read_toml(path), path)
-    profile = Profile(**{**vars(loaded), "path": path})
-    if profile.name != path.stem:
-        raise CardError(f"{path}: key 'name' is {profile.name!r}; it must be the file's name, {path.stem!r}")
+    profile = read_named(Profile, path)
     _choice(path, "decoder", profile.decoder, ("opencv", "pillow"))
     _choice(path, "exif", profile.exif, ("apply", "ignore"))
     if profile.size and min(profile.size) < 1:
@@ -146,11 +138,6 @@ def read_profile(path: Path) -> Profile:
         _check_picture(path, f"picture[{number}]", step)
     _check_tensor(path, profile.tensor)
     return profile
-
-
-def _files(extra_dirs: Iterable[Path]) -> list[Path]:
-    folders = dict.fromkeys(folder.resolve() for folder in (PROFILES_FOLDER, *extra_dirs))
-    return [path for folder in folders for path in sorted(folder.glob("*.toml"))]
 
 
 def _choice(path: Path, key: str, value: str | None, known: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ some 4 % of values).
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +35,7 @@ _ONE = 2048  # OpenCV's fixed point has 11 fractional bits in each direction
 _CUBIC_A = np.float32(-0.75)
 _LANES = 8  # values that OpenCV's vertical cubic pass sums at once in float32; the rest of a row in integers
 _EPSILON = float(np.finfo(np.float64).eps)
+_LARGEST_SCRATCH = 1 << 22  # values of an array that a thread keeps: 16 MB
 
 
 def resize(image: Pixels, size: tuple[int, int], kind: str, region: Region | None = None) -> Pixels:
@@ -216,19 +219,63 @@ def _area_taps(length: int, resized: int) -> tuple[_Ints, _Floats]:
     return pixels.astype(np.intp), np.concatenate(shares).astype(np.float32)
 
 
+@functools.lru_cache(maxsize=256)
+def _area_plan(
+    length: int, resized: int, first: int, count: int, channels: int
+) -> tuple[int, int, list[_Ints], list[_Floats]]:
+    """(first source row, end, taps from there, shares) of `count` resized ones from `first` on.
+
+    With channels, taps and shares are repeated for the values of each pixel.
+    """
+    taps, shares = _area_taps(length, resized)
+    taps, shares = taps[:, first : first + count], shares[:, first : first + count]
+    low, high = int(taps.min()), int(taps.max()) + 1
+    values = np.arange(channels)
+    taps = ((taps - low)[:, :, None] * channels + values).reshape(len(taps), -1)
+    return low, high, list(taps), list(np.repeat(shares, channels, axis=1))
+
+
 def _fractional_area(image: Pixels, size: tuple[int, int], region: Region) -> Pixels:
     top, left, rows, columns = region
-    taken, across = _area_taps(image.shape[1], size[1])
-    taken, across = taken[:, left : left + columns], across[:, left : left + columns, None]
-    taps, down = _area_taps(image.shape[0], size[0])
-    used, taps = _rows_used(image, taps[:, top : top + rows])
-    line = used.take(taken[0], axis=1) * across[0]
-    for tap in range(1, len(taken)):
-        line += used.take(taken[tap], axis=1) * across[tap]
-    total = line[taps[0]] * down[0, top : top + rows, None, None]
-    for tap in range(1, len(taps)):
-        total += line[taps[tap]] * down[tap, top : top + rows, None, None]
-    return _levels(np.rint(total))
+    channels = image.shape[2]
+    first, end, down, down_shares = _area_plan(image.shape[0], size[0], top, rows, 1)
+    start, stop, across, across_shares = _area_plan(image.shape[1], size[1], left, columns, channels)
+    used = image[first:end, start:stop].reshape(end - first, -1)
+    values = _scratch("values", used.shape)
+    np.copyto(values, used)
+    line, term = (_scratch(name, (end - first, columns * channels)) for name in ("line", "term"))
+    _weighted(values, 1, across, across_shares, line, term)
+    total, term = (_scratch(name, (rows, columns * channels)) for name in ("total", "term"))
+    _weighted(line, 0, down, [shares[:, None] for shares in down_shares], total, term)
+    np.rint(total, out=total)
+    return total.astype(np.uint8).reshape(rows, columns, channels)  # means of levels: no need to clip
+
+
+def _weighted(
+    values: _Floats, axis: int, taps: list[_Ints], shares: list[_Floats], total: _Floats, term: _Floats
+) -> None:
+    """total = values[taps[0]] * shares[0] + values[taps[1]] * shares[1] + ..., in this order, in float32."""
+    np.take(values, taps[0], axis=axis, out=total, mode="clip")
+    total *= shares[0]
+    for tap, share in zip(taps[1:], shares[1:], strict=True):
+        np.take(values, tap, axis=axis, out=term, mode="clip")
+        term *= share
+        total += term
+
+
+_kept = threading.local()
+
+
+def _scratch(name: str, shape: tuple[int, ...]) -> _Floats:
+    """An array to work in, the same memory each time in a thread: fresh pages cost more than the sums."""
+    length = shape[0] * shape[1]
+    if length > _LARGEST_SCRATCH:
+        return np.empty(shape, np.float32)
+    found: _Floats | None = getattr(_kept, name, None)
+    if found is None or found.size < length:
+        found = np.empty(length, np.float32)
+        setattr(_kept, name, found)
+    return found[:length].reshape(shape)
 
 
 FILTERS: dict[str, Callable[[Pixels, tuple[int, int], Region], Pixels]] = {

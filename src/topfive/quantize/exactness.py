@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from topfive.graph import Graph
-from topfive.quantize.symmetric import DATA_MOVEMENT
+from topfive.quantize.rewriter import DATA_MOVEMENT
 
 __all__ = ["exact_int8_tensors"]
 

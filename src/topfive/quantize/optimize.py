@@ -6,28 +6,31 @@ golden after them, are the same bits on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
 import numpy as np
 import onnx
 from onnx import helper, version_converter
 
 from topfive.errors import OptimizeError
 from topfive.graph import OPSET, Graph, attributes, node_label
+from topfive.quantize.replace_gemm import replace_gemm
 
-__all__ = ["optimize"]
+__all__ = ["PASSES", "STAGE", "optimize"]
 
 OLDEST_READABLE = 7
 
 
-def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Convert to opset 17, drop Dropout and Identity, fold batch norm into Conv, turn Sum of two into Add.
+def optimize(model: onnx.ModelProto, passes: Sequence[str] | None = None) -> onnx.ModelProto:
+    """Convert to opset 17, name every node, and run passes of PASSES in that order (default: STAGE).
 
     Raises OptimizeError if the model cannot be converted. Float results change only by rounding.
     """
     graph = Graph(_convert(model))
     graph.nodes = [_named(node, i) for i, node in enumerate(graph.nodes)]
-    _remove_passthrough(graph)
-    _fold_batch_norm(graph)
-    _sum_to_add(graph)
+    for name in STAGE if passes is None else passes:
+        PASSES[name](graph)
     return graph.to_model()
 
 
@@ -101,9 +104,31 @@ def _fold_batch_norm(graph: Graph) -> None:
     graph.nodes = [n for n in graph.nodes if id(n) not in folded]
 
 
+def _constants(graph: Graph) -> None:
+    """Make Constant nodes initialisers, no initialiser an input, and leave out those that nothing reads.
+
+    A Graph is read and written that way: there is nothing left to do.
+    """
+
+
 def _sum_to_add(graph: Graph) -> None:
     for i, node in enumerate(graph.nodes):
         if node.op_type == "Sum" and len(node.input) == 2:
             graph.nodes[i] = helper.make_node("Add", node.input, node.output, name=node.name)
         elif node.op_type == "BatchNormalization" and attributes(node).get("training_mode"):
             raise OptimizeError(f"{node_label(node)} is in training mode: export the model for inference")
+
+
+STAGE = ("constants", "remove_passthrough", "fuse_bn_into_conv", "sum_to_add")
+"""The passes of the optimize stage."""
+
+PASSES: Mapping[str, Callable[[Graph], None]] = MappingProxyType(
+    {
+        "constants": _constants,
+        "remove_passthrough": _remove_passthrough,
+        "fuse_bn_into_conv": _fold_batch_norm,
+        "replace_gemm": replace_gemm,
+        "sum_to_add": _sum_to_add,
+    }
+)
+"""Passes by name; each rewrites a graph of opset 17 in place."""

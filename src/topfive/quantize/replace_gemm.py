@@ -11,15 +11,13 @@ from topfive.graph import Graph, attributes
 __all__ = ["replace_gemm"]
 
 
-def replace_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
+def replace_gemm(graph: Graph) -> None:
     """Turn each Gemm with alpha = beta = 1 and transA = 0 into MatMul, and Add if it has a bias.
 
     A transposed constant weight (transB) is transposed here; a Gemm whose transposed weight is not constant
     stays.
     """
-    graph = Graph(model)
     graph.nodes = [new for node in graph.nodes for new in _replaced(graph, node)]
-    return graph.to_model()
 
 
 def _replaced(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:

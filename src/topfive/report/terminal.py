@@ -13,7 +13,7 @@ from topfive.report.columns import COLUMNS, FEW_ROUNDS_MARK, MODELLED_MARK, SIMU
 from topfive.suite.measuring import FEW_ROUNDS
 from topfive.suite.results import Row, simulated_targets
 
-__all__ = ["footnotes", "render"]
+__all__ = ["as_text", "footnotes", "render"]
 
 STYLES = {"exact": "green", "drift": "yellow", "fail": "bold red", "error": "bold red"}
 UNBOUNDED = 10_000
@@ -32,6 +32,11 @@ def render(rows: Sequence[Row], *, colour: bool = False, columns: Sequence[Colum
     for row in rows:
         cells = [column.cell(row) for column in shown]
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
+    return as_text(table, colour=colour)
+
+
+def as_text(table: Table, *, colour: bool = False) -> str:
+    """A table as lines of text of any width, ASCII only, without blanks at their ends."""
     stream = io.StringIO()
     console = Console(
         file=stream,

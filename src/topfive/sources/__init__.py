@@ -1,4 +1,4 @@
-"""Getting the ONNX file that a card names: bundled, a file, a light network, a download."""
+"""Getting the ONNX file that a card names: bundled, a file, a light network, a download, an export."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from topfive.cards import Card
 from topfive.errors import FetchError
 from topfive.sources import light
 from topfive.sources.download import download, download_allowed, downloaded
+from topfive.sources.export import unfetched_reason, verified
 
-__all__ = ["resolve", "unavailable_reason"]
+__all__ = ["EXPORTED", "resolve", "unavailable_reason"]
 
-_EXTRAS = {"torchvision": "PyTorch's model hub", "huggingface": "the Hugging Face hub"}
+EXPORTED = ("torchvision", "huggingface")
+"""Kinds that `topfive fetch` exports once; building never does: it would need PyTorch and the network."""
 
 
 def resolve(card: Card, downloads: Path, *, allow_download: bool | None = None) -> Path:
@@ -27,9 +29,11 @@ def resolve(card: Card, downloads: Path, *, allow_download: bool | None = None) 
     if kind == "light":
         return _light(card, downloads)
     if kind == "url":
+        if not card.source.sha256:
+            raise FetchError(_unvouched(card))
         return download(card.source.urls, card.source.sha256, downloads, allow=allow_download)
-    if kind in _EXTRAS:
-        raise FetchError(_unsupported(card))
+    if kind in EXPORTED:
+        return verified(card, downloads)
     path = card.source_path()
     if not path.is_file():
         raise FetchError(f"{path} does not exist ({card.path}: key 'source.path')")
@@ -42,18 +46,19 @@ def unavailable_reason(card: Card, downloads: Path) -> str:
     reason = card.missing_reason()
     if reason:
         return reason
-    if card.source.kind in _EXTRAS:
-        return _unsupported(card)
+    if card.source.kind in EXPORTED:
+        return unfetched_reason(card, downloads)
+    if card.source.kind == "url" and not card.source.sha256:
+        return _unvouched(card)
     if card.source.kind == "url" and not download_allowed(None):
         return downloaded(card.source.urls, card.source.sha256, downloads)[1]
     return ""
 
 
-def _unsupported(card: Card) -> str:
-    kind = card.source.kind
+def _unvouched(card: Card) -> str:
     return (
-        f"{card.path}: models from {_EXTRAS[kind]} need the extra 'topfive[{kind}]', which this version does "
-        "not have yet: export the model to ONNX and use source kind 'file'"
+        f"{card.name}: nobody has vouched for the file at {card.source.urls[0]} yet: fetch it by hand, then "
+        f"write its sha256 into a card of your own ({card.path} has none)"
     )
 
 

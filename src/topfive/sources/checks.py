@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from topfive.cards import Card
 from topfive.errors import CardError, FetchError
 from topfive.sources.onnx_file import graphs, load_weights, read_graph, readable, tensors
+from topfive.sources.plugins import check_plugins, is_known
 
 __all__ = ["Signature", "check_classifier", "signature"]
 
@@ -68,17 +69,20 @@ def signature(model: onnx.ModelProto, path: Path) -> Signature:
     )
 
 
-def check_classifier(path: Path, card: Card) -> onnx.ModelProto:
+def check_classifier(path: Path, card: Card, *, plugins: str = "onnxruntime") -> onnx.ModelProto:
     """Read an ONNX file with its weights, and make sure that it can be run and that it fits its card.
 
-    Raises FetchError for the file's faults: not ONNX, cut short, damaged, external data missing or outside
-    the model's folder, several inputs or outputs, dimensions other than the batch not fixed, NaN or infinity
-    in weights; and CardError for disagreements with the card: input size, classes, lines of the labels.
+    plugins: whose libraries the target loads, "onnxruntime", "tensorrt" or "". Raises FetchError for the
+    file's faults: not ONNX, cut short, damaged, external data missing or outside the model's folder, several
+    inputs or outputs, dimensions other than the batch not fixed, custom operators without a library, NaN or
+    infinity in weights; and CardError for disagreements with the card: input size, classes, lines of the
+    labels.
     """
     model = read_graph(path)
     with readable(path):
         _check_against_card(model, path, card)
         load_weights(model, path)
+        check_plugins(model, path, card, plugins)
         _check_structure(model, path)
         _check_numbers(model, path)
     return model
@@ -216,11 +220,21 @@ def _check_structure(model: onnx.ModelProto, path: Path) -> None:
         if tensor.name not in declared:
             value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             graph.input.append(value)
+    _set_plugins_apart(bare)
     try:
         onnx.checker.check_model(bare)
     except onnx.checker.ValidationError as error:
         first, _, rest = str(error).partition("\n")
         raise FetchError(f"{path} is not valid ONNX: {first}", details=rest.strip()) from error
+
+
+def _set_plugins_apart(model: onnx.ModelProto) -> None:
+    """Move unknown operators of ONNX's own domain to another one, which the checker leaves alone."""
+    for node in model.graph.node:
+        if not node.domain and not is_known(model, node):
+            node.domain = "topfive.plugins"
+            if all(opset.domain != node.domain for opset in model.opset_import):
+                model.opset_import.append(onnx.helper.make_opsetid(node.domain, 1))
 
 
 def _check_numbers(model: onnx.ModelProto, path: Path) -> None:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["MEASURED_KINDS", "NEVER_PARALLEL", "conflict_with_xdist"]
+__all__ = ["MEASURED_KINDS", "NEVER_PARALLEL", "conflict_with_xdist", "named_markers"]
 
-MEASURED_KINDS = ("latency", "throughput")
+MEASURED_KINDS = ("latency", "throughput", "scenario")
 NEVER_PARALLEL = "never measured while something else runs: benchmarks need a run without -n"
 OPTIONS = (
     "benchmark_only",
@@ -23,6 +23,7 @@ OPTIONS = (
     "benchmark_autosave",
     "benchmark_enable",
     "topfive_csv",
+    "trace_dir",
 )
 NEGATED = re.compile(r"\bnot\s*(\([^()]*\)|[\w.]+)")
 
@@ -36,12 +37,13 @@ def conflict_with_xdist(options: Mapping[str, Any]) -> str:
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         return f"{flags} cannot go with -n: {NEVER_PARALLEL}"
-    wanted = _named(str(options.get("markexpr") or ""), MEASURED_KINDS)
+    wanted = named_markers(str(options.get("markexpr") or ""), MEASURED_KINDS)
     if wanted:
         return f"-m selects {' and '.join(wanted)}, which cannot go with -n: {NEVER_PARALLEL}"
     return ""
 
 
-def _named(expression: str, names: Sequence[str]) -> list[str]:
+def named_markers(expression: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` that a -m expression selects; `not NAME` selects nothing."""
     wanted = NEGATED.sub("", expression)
     return [name for name in names if re.search(rf"\b{name}\b", wanted)]

@@ -15,6 +15,7 @@ from topfive.images import decoder_version
 from topfive.report.mismatch import drift_text, mismatch_text
 from topfive.suite.environment import library_versions
 from topfive.suite.pictures import Pictures
+from topfive.suite.provenance import built_from
 from topfive.targets.base import Runner
 
 __all__ = ["GoldenCheck"]
@@ -25,7 +26,7 @@ class GoldenCheck:
     """Asserts a golden, or updates it.
 
     root: the folder of goldens. repeat: the command that runs this one test. record: takes values of the
-    session's table.
+    session's table. cache: where a diagnosis builds what it compares with (default: `cache_root`).
     """
 
     card: Card
@@ -33,6 +34,7 @@ class GoldenCheck:
     updating: bool
     repeat: str
     record: Callable[..., None]
+    cache: Path | None = None
 
     def check(self, runner: Runner, pictures: Pictures) -> None:
         """Run the pictures and judge them. Raises GoldenMismatchError, GoldenError, RunError, ImageError."""
@@ -40,10 +42,11 @@ class GoldenCheck:
         path = goldens.golden_path(self.root, artifact.model, artifact.target, artifact.quant)
         golden = None if self.updating else goldens.read_golden(path)
         observed = goldens.observe(self.card, runner, pictures)
-        # A few pictures of an emulated target are no accuracy.
-        emulated = targets.get(artifact.target).emulated
-        top1 = None if emulated else goldens.fixture_top1(self.card, observed)
-        self.record(top1=top1, **described(runner), **modelled(runner, 1))
+        # The few pictures of a slow target are no accuracy.
+        found = targets.get(artifact.target)
+        top1 = None if found.emulated or found.slow_start else goldens.fixture_top1(self.card, observed)
+        kept = goldens.evidence(self.card, artifact, observed)
+        self.record(top1=top1, **described(runner), **modelled(runner, 1), **kept)
         if golden is None:
             self._update(path, runner, observed)
             return
@@ -75,6 +78,9 @@ class GoldenCheck:
 
     def _update(self, path: Path, runner: Runner, observed: list[goldens.Observed]) -> None:
         artifact = runner.artifact
+        target = targets.get(artifact.target)
+        if target.simulation() != target.simulated:
+            raise artifact.located(RunError(f"no golden is made with {target.simulation()}"))
         try:
             fresh = goldens.make_golden(self.card, artifact, observed, decoder_version(), library_versions())
         except ValueError as error:
@@ -91,7 +97,8 @@ class GoldenCheck:
         failed = comparison.of("fail")[0].file
         number = next(n for n, shown in enumerate(pictures.shown) if shown.file == failed)
         try:
-            return first_divergence(runner.artifact, pictures.tensor(number))
+            batch = pictures.tensor(number)
+            return first_divergence(runner.artifact, batch, card=self.card, cache=self.cache)
         except Exception as error:  # the mismatch must be told whatever happens here
             return f"no diagnosis of the layers: {type(error).__name__}: {error}"
 
@@ -103,6 +110,8 @@ def described(runner: Runner) -> dict[str, Any]:
         "threads": runner.threads,
         "kernels": str(runner.describe().get("kernels", "")),
         "simulated": str(runner.artifact.meta.get("simulated", "")),
+        "instructions": runner.artifact.meta.get("gemmini_instructions"),
+        "built": built_from(runner.artifact),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 from filelock import FileLock
 
 from topfive.suite.environment import cpu_features, library_versions
-from topfive.targets.base import Array, Runner, Target
+from topfive.targets.base import Array, DeviceFigures, Runner, Target
 
-__all__ = ["FEW_ROUNDS", "Timing", "device_lock", "extra_info", "timing", "warm_up"]
+__all__ = ["FEW_ROUNDS", "Timing", "device_lock", "device_timing", "extra_info", "timing", "warm_up"]
 
 FEW_ROUNDS = 100
 """With fewer rounds a 99th percentile is hardly more than the maximum."""
@@ -41,10 +41,15 @@ def timing(seconds: Sequence[float], batch: int) -> Timing:
     return Timing(p50, p90, p99, batch * len(seconds) / total, len(seconds))
 
 
+def device_timing(own: DeviceFigures) -> Timing:
+    """What a device's own tool measured, in the place of rounds that start the tool anew each time."""
+    return Timing(own.p50, own.p90, own.p99, own.images_per_s, own.inferences)
+
+
 @contextmanager
 def device_lock(cache: Path, target: Target) -> Iterator[None]:
     """Hold a target's device on this whole machine; what is simulated runs on the processor."""
-    device = "cpu" if target.simulated else target.name
+    device = "cpu" if target.simulation() else target.name
     folder = cache / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{device}.lock"):
@@ -60,10 +65,21 @@ def warm_up(runner: Runner, batch: Array) -> None:
             return
 
 
-def extra_info(runner: Runner, figures: Timing, batch: int, preprocess_seconds: float) -> dict[str, Any]:
-    """What the benchmark's JSON row carries besides its raw rounds; plain JSON values, times in seconds."""
+def extra_info(
+    runner: Runner,
+    figures: Timing,
+    batch: int,
+    preprocess_seconds: float,
+    own: DeviceFigures | None = None,
+) -> dict[str, Any]:
+    """What the benchmark's JSON row carries besides its raw rounds; plain JSON values, times in seconds.
+
+    own: what the device's tool measured, where the figures are its.
+    """
     artifact = runner.artifact
+    device = {} if own is None else {"device_figures": asdict(own)}
     return {
+        **device,
         "p50": figures.p50,
         "p90": figures.p90,
         "p99": figures.p99,

@@ -9,6 +9,7 @@ import pytest
 
 from topfive import targets
 from topfive.suite.settings import KINDS
+from topfive.sweep.plan import BATCH
 from topfive.targets.base import QUANT_MODES
 
 __all__ = ["DESIGN_QUANTS", "DESIGN_TARGETS", "add_options", "marker_lines"]
@@ -25,7 +26,7 @@ DESIGN_TARGETS = (
     "mlu370_sim",
     "aic100_sim",
 )
-DESIGN_QUANTS = (*QUANT_MODES, "int8_dw", "qint8_mixed_float16")
+DESIGN_QUANTS = (*QUANT_MODES, "int8_dw")
 OTHER_MARKERS = {
     "slow": "takes long: big models, long measurements",
     "realdata": "needs real networks and photographs ($TOPFIVE_DATA)",
@@ -68,12 +69,8 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="SIZES",
         help="batch sizes instead of those of bench/suite.toml, comma-separated",
     )
-    add(
-        "--imagenet",
-        type=Path,
-        metavar="DIR",
-        help="a folder of labelled ImageNet pictures, for accuracy tests",
-    )
+    _add_accuracy_options(parser)
+    _add_record_options(parser)
     add(
         "--update-golden",
         action="store_true",
@@ -81,12 +78,62 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--artifact-cache", type=Path, metavar="DIR", help="where artifacts are kept (also TOPFIVE_CACHE)")
     add("--threads", type=_positive, metavar="N", help="threads of a target (default: all processors)")
+    add(
+        "--trace-dir",
+        type=Path,
+        metavar="DIR",
+        help="write a trace of each model, target and quant mode that runs: DIR/MODEL-TARGET-QUANT.json",
+    )
     add("--topfive-csv", type=Path, metavar="FILE", help="write the table at the end as CSV")
     add(
         "--cpu-kernels",
         choices=("exact", "native"),
         help="int8 on cpu: the model's own arithmetic, or ONNX Runtime's default kernels (default: exact)",
     )
+
+
+def _add_accuracy_options(parser: pytest.Parser) -> None:
+    """The options of accuracy tests."""
+    add = parser.getgroup("topfive accuracy", "topfive: accuracy over a picture set").addoption
+    add("--imagenet", metavar="SET", help="labelled pictures: a folder, or a registered data set's name")
+    add("--image-map", type=Path, metavar="FILE", help="their label file: lines 'name index'")
+    add("--count", type=_positive, metavar="N", help="only the first N pictures")
+    add("--shards", type=_positive, metavar="S", help="parts of the list, a test each (default: by its size)")
+    add(
+        "--sweep-batch",
+        type=_positive,
+        default=BATCH,
+        metavar="N",
+        help="pictures a run (default: %(default)s)",
+    )
+    add("--allow-missing", action="store_true", help="leave out pictures that are missing, and list them")
+    add("--no-cache", action="store_true", help="decode pictures each time, keep no packed copy")
+    add("--restart", action="store_true", help="forget the shards that an interrupted run has done")
+    add(
+        "--sweep-progress",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="least time between two lines of progress (default: %(default)s)",
+    )
+
+
+def _add_record_options(parser: pytest.Parser) -> None:
+    """The options of records and comparisons."""
+    add = parser.getgroup("topfive records", "topfive: records and comparing them").addoption
+    add(
+        "--records",
+        type=Path,
+        metavar="DIR",
+        help="where records are kept (also TOPFIVE_RECORDS; default: .topfive/records of the project)",
+    )
+    add("--no-record", action="store_true", help="keep no record of this run")
+    add("--topfive-tags", type=_names, metavar="TAGS", help="tags of the record (also TOPFIVE_TAGS)")
+    add("--topfive-compare", metavar="REF", help="compare with a record: a file, an id, latest or latest~N")
+    add("--topfive-gate", metavar="GATES", help="what may become worse, and how much, as p50:5%%,cycles:0")
+    add("--topfive-markdown", type=Path, metavar="FILE", help="write the comparison as Markdown")
+    add("--other-machine", action="store_true", help="compare times although another machine measured them")
+    add("--other-model", action="store_true", help="compare although a model's file is another one")
 
 
 def _names(text: str) -> tuple[str, ...]:

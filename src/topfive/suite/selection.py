@@ -115,13 +115,16 @@ class Selection:
             Case(model, target, quant, batch)
             for model, target, quant in combinations
             if model in few or not targets.get(target).emulated
-            for batch in (self._batches(settings, target) if batched else (None,))
+            for batch in (self._batches(settings, kind, model, target) if batched else (None,))
         ]
 
-    def _batches(self, settings: Kind, target: str) -> tuple[int, ...]:
-        if self.choice.batches or not targets.get(target).emulated:
-            return self.choice.batches or settings.batches
-        return settings.batches[:1]
+    def _batches(self, settings: Kind, kind: str, model: str, target: str) -> tuple[int, ...]:
+        found = targets.get(target)
+        if self.choice.batches:
+            return self.choice.batches
+        if own := found.configured(found.tuned(kind)).for_model(model).batches():
+            return own
+        return settings.batches[:1] if found.emulated or found.functional else settings.batches
 
     def expected_failure(self, case: Case, kind: str) -> Expectation | None:
         """The row of expectations.toml that says that this case fails."""
@@ -173,6 +176,10 @@ def refusal(card: Card, target: str, quant: str) -> str:
         return f"{card.name} is already quantised, only quant mode as_is applies"
     if not card.quantised and quant == "as_is":
         return f"{card.name} is a float model, quant mode as_is is for models that are already quantised"
+    if quant == "int8_dw" and "depthwise" not in card.tags:
+        return (
+            f"{card.name} has no depthwise convolutions (no tag 'depthwise'), quant mode int8_dw is its int8"
+        )
     return targets.get(target).refuses(quant)
 
 

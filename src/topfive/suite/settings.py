@@ -42,6 +42,14 @@ class Emulated:
 
 
 @dataclass(frozen=True)
+class Functional:
+    """How long functional targets are measured, whose times mean nothing: at one batch size only."""
+
+    max_seconds: float = 0.1
+    least_rounds: int = 3
+
+
+@dataclass(frozen=True)
 class Settings:
     """Settings of every kind."""
 
@@ -51,6 +59,7 @@ class Settings:
     accuracy: Kind = field(default_factory=Kind)
     scenario: Kind = field(default_factory=Kind)
     emulated: Emulated = field(default_factory=Emulated)
+    functional: Functional = field(default_factory=Functional)
 
     def of(self, kind: str) -> Kind:
         """The settings of a kind."""
@@ -71,4 +80,6 @@ def read_settings(path: Path) -> Settings:
             raise CardError(f"{path}: keys '{name}.max_seconds' and '{name}.least_rounds' must be positive")
     if settings.emulated.pictures < 1 or settings.emulated.least_rounds < 1:
         raise CardError(f"{path}: keys of 'emulated' must be 1 or more")
+    if settings.functional.max_seconds <= 0 or settings.functional.least_rounds < 1:
+        raise CardError(f"{path}: keys of 'functional' must be positive")
     return settings

@@ -12,6 +12,8 @@ import pytest
 from topfive import targets
 from topfive.cache import cache_root
 from topfive.cards import load_cards
+from topfive.records import records_folder
+from topfive.suite.accuracy import Accuracy
 from topfive.suite.results import Results
 from topfive.suite.selection import Case, Choice, Selection
 from topfive.suite.settings import KINDS
@@ -28,9 +30,13 @@ class Suite:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.results = Results()
+        self.traced: set[Path] = set()
         self.cache = cache_root(config.getoption("artifact_cache"))
         self.folder = config.rootpath / "bench"
         self.goldens = config.rootpath / "golden"
+        given = config.getoption("records")
+        # None: this session keeps no records.
+        self.records = None if config.getoption("no_record") else records_folder(given, config.rootpath)
 
     @property
     def wanted(self) -> bool:
@@ -52,6 +58,11 @@ class Suite:
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         return Workshop(self.selection.cards, self.cache, self.config.getoption("threads"), workers)
 
+    @cached_property
+    def accuracy(self) -> Accuracy:
+        """The sweeps of this session."""
+        return Accuracy(self.config, self.selection, self.cache, self.workshop)
+
     def repeat_command(self, nodeid: str, case: Case) -> str:
         """The shell command that runs one test again."""
         cards = "".join(f" --cards {Path(folder)}" for folder in self.config.getoption("cards"))
@@ -60,18 +71,23 @@ class Suite:
 
     def most_pictures(self, target: str) -> int | None:
         """How many golden pictures a target runs at most; None for all."""
-        return self.selection.settings.emulated.pictures if targets.get(target).emulated else None
+        found = targets.get(target)
+        return self.selection.settings.emulated.pictures if found.emulated or found.slow_start else None
 
     def measuring_limits(self, kind: str, target: str) -> dict[str, Any]:
         """pytest-benchmark's max_time and min_rounds for a kind of test; its own options win if given."""
         settings = self.selection.settings.of(kind)
-        emulated = targets.get(target).emulated
+        seconds, rounds = settings.max_seconds, settings.least_rounds
+        if targets.get(target).emulated or targets.get(target).slow_start:
+            rounds = self.selection.settings.emulated.least_rounds
+        elif targets.get(target).functional:
+            brief = self.selection.settings.functional
+            seconds, rounds = brief.max_seconds, brief.least_rounds
         limits: dict[str, Any] = {}
         if float(self.config.getoption("benchmark_max_time", 1.0)) == 1.0:
-            limits["max_time"] = settings.max_seconds
+            limits["max_time"] = seconds
         if self.config.getoption("benchmark_min_rounds", 5) == 5:
-            few = self.selection.settings.emulated.least_rounds
-            limits["min_rounds"] = few if emulated else settings.least_rounds
+            limits["min_rounds"] = rounds
         return limits
 
 

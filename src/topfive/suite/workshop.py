@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import topfive
+from topfive import targets
 from topfive.cards import Card
 from topfive.errors import TopfiveError
 from topfive.suite.pictures import Pictures, pictures_key
@@ -16,7 +17,8 @@ from topfive.targets.base import Artifact, Runner
 __all__ = ["Workshop"]
 
 OPEN_RUNNERS = 4
-Names = tuple[str, str, str]
+# Model, target, quant mode, and the options that tests of a kind measure the target with.
+Names = tuple[str, str, str, tuple[tuple[str, str], ...]]
 
 
 class Workshop:
@@ -37,13 +39,16 @@ class Workshop:
 
         return self._threads or max(1, default_threads() // self._workers)
 
-    def artifact(self, model: str, target: str, quant: str) -> Artifact:
-        """The compiled model; a build that failed once fails at once the next time."""
-        names = (model, target, quant)
+    def artifact(self, model: str, target: str, quant: str, kind: str = "") -> Artifact:
+        """The compiled model; a build that failed once fails at once the next time.
+
+        kind: of the tests it is for: a target may be tuned for each.
+        """
+        names = self._names(model, target, quant, kind)
         if names not in self._artifacts:
             try:
                 self._artifacts[names] = topfive.build(
-                    self.cards[model], target=target, quant=quant, cache=self.cache
+                    self.cards[model], target=target, quant=quant, cache=self.cache, options=dict(names[3])
                 )
             except TopfiveError as error:
                 self._artifacts[names] = error
@@ -52,15 +57,18 @@ class Workshop:
             raise found
         return found
 
-    def runner(self, model: str, target: str, quant: str) -> Runner:
+    def _names(self, model: str, target: str, quant: str, kind: str) -> Names:
+        return model, target, quant, tuple(sorted(targets.get(target).tuned(kind).items()))
+
+    def runner(self, model: str, target: str, quant: str, kind: str = "") -> Runner:
         """The open model; the few used last stay open."""
-        names = (model, target, quant)
+        names = self._names(model, target, quant, kind)
         if names in self._runners:
             self._runners.move_to_end(names)
             return self._runners[names]
         while len(self._runners) >= OPEN_RUNNERS:
             self._runners.popitem(last=False)[1].close()
-        runner = topfive.open(self.artifact(*names), threads=self.threads)
+        runner = topfive.open(self.artifact(model, target, quant, kind), threads=self.threads)
         self._runners[names] = runner
         return runner
 

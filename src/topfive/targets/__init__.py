@@ -6,9 +6,9 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from topfive.errors import UnknownNameError
-from topfive.targets.base import QUANT_MODES, Artifact, Runner, Target
+from topfive.targets.base import QUANT_MODES, Artifact, Runner, Target, TargetOption
 
-__all__ = ["QUANT_MODES", "Artifact", "Runner", "Target", "get", "names"]
+__all__ = ["QUANT_MODES", "Artifact", "Runner", "Target", "TargetOption", "get", "names"]
 
 GROUP = "topfive.targets"
 

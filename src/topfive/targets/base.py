@@ -6,25 +6,40 @@ entry point group `topfive.targets`.
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from topfive.errors import RunError
+from topfive.errors import OptionError, RunError, StageError
+from topfive.quantize.quantiser import QUANTISERS, Quantiser
+from topfive.targets.profiling import Profiler
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["QUANT_MODES", "Array", "Artifact", "Runner", "Target", "read_artifact"]
+    from topfive.quantize.samples import Samples
 
-QUANT_MODES = ("force_float32", "force_float16", "int8", "as_is")
+__all__ = [
+    "QUANT_MODES",
+    "Array",
+    "Artifact",
+    "DeviceFigures",
+    "Runner",
+    "Target",
+    "TargetOption",
+    "read_artifact",
+]
+
+QUANT_MODES = ("force_float32", "force_float16", "int8", "int8_dw", "qint8_mixed_float16", "as_is")
 ARTIFACT_FILE = "artifact.json"
 Array = NDArray[Any]
 
@@ -45,6 +60,15 @@ class Artifact:
         """Whether some int8 tensors of this artifact are the same bits on every machine."""
         return bool(self.meta.get("exact_tensors"))
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The target's options that this artifact was built with; {} for the target as it comes."""
+        return dict(self.meta.get("options", {}))
+
+    def located(self, error: StageError) -> StageError:
+        """Add to an error where it happened: this artifact."""
+        return error.located(self.model, self.target, self.quant, self.options)
+
 
 def read_artifact(path: Path) -> Artifact:
     """Read the artifact in a directory; RunError if it is not one."""
@@ -57,6 +81,27 @@ def read_artifact(path: Path) -> Artifact:
         raise RunError(
             f"{path} is not a topfive artifact: build one with topfive.build", details=str(error)
         ) from None
+
+
+@dataclass(frozen=True)
+class DeviceFigures:
+    """What a device's own tool measured; see `Runner.device_figures`.
+
+    batch: pictures an inference. images_per_s: of all that ran at once. mean, p50, p90, p95, p99: seconds
+    from submitting an inference to its end, over `inferences` of them. warnings: what a reader must know.
+    details: more of it, as JSON-able values.
+    """
+
+    batch: int
+    images_per_s: float
+    inferences: int
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Runner(ABC):
@@ -91,6 +136,18 @@ class Runner(ABC):
         """Every tensor between the model's nodes, by name in running order; {} where a target cannot tell."""
         return {}
 
+    def profiler(self) -> Profiler:
+        """What runs batches as `run` does and notes when each node ran, where a target can tell."""
+        return Profiler(self)
+
+    def device_figures(self) -> DeviceFigures | None:
+        """Measure with the device's own tool, alone on the device, where it has one; None where it has not.
+
+        For a device whose figures a clock around `run` cannot give, because the tool starts anew for each
+        batch. Raises RunError, never a guess, when the tool fails or says what cannot be understood.
+        """
+        return None
+
     def describe(self) -> dict[str, Any]:
         """What runs: kernels, threads, versions."""
         return {"threads": self.threads}
@@ -105,9 +162,8 @@ class Runner(ABC):
             isinstance(w, str) or w == g for w, g in zip(shape, batch.shape, strict=False)
         )
         if not fits or str(batch.dtype) != dtype:
-            raise RunError(
-                f"input {wanted['name']!r} wants {dtype} {list(shape)}, got {batch.dtype} {list(batch.shape)}"
-            ).located(self.artifact.model, self.artifact.target, self.artifact.quant)
+            text = f"input {wanted['name']!r} wants {dtype} {list(shape)}, got "
+            raise self.artifact.located(RunError(f"{text}{batch.dtype} {list(batch.shape)}"))
 
     def __enter__(self) -> Runner:
         return self
@@ -118,6 +174,31 @@ class Runner(ABC):
         self.close()
 
 
+@dataclass(frozen=True)
+class TargetOption:
+    """One way to configure a target: what may be chosen, what is when nothing is, a line of help.
+
+    pattern: a regular expression of more values than those listed; form: what messages call them. running:
+    whether it decides how an artifact runs, not what is compiled: then it is no part of the artifact's key.
+    """
+
+    values: tuple[str, ...]
+    default: str
+    help: str
+    pattern: str = ""
+    form: str = ""
+    running: bool = False
+
+    def allows(self, value: str) -> bool:
+        """Whether this is one of its values."""
+        return value in self.values or bool(self.pattern and re.fullmatch(self.pattern, value))
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Its values as messages list them."""
+        return (*self.values, self.form) if self.form else self.values
+
+
 class Target(ABC):
     """A place where artifacts run. The name is also its pytest marker."""
 
@@ -125,8 +206,80 @@ class Target(ABC):
     quants: ClassVar[tuple[str, ...]]
     # Run instruction by instruction: by default only bundled models, few pictures and few rounds.
     emulated: ClassVar[bool] = False
+    # Only its results mean something: it is timed at one batch size, for a moment.
+    functional: ClassVar[bool] = False
+    # Each run starts a tool anew: few golden pictures and few rounds, beside what its own tool measures.
+    slow_start: ClassVar[bool] = False
+    # Whose libraries of custom operators it loads: "onnxruntime", "tensorrt" or "".
+    plugins: ClassVar[str] = "onnxruntime"
     # Non-empty when what runs is not the device itself; printed in every table.
     simulated: ClassVar[str] = ""
+    # What can be chosen with `configured`, by name.
+    options: ClassVar[Mapping[str, TargetOption]] = MappingProxyType({})
+    # What was chosen, without what is the default; empty for the target as it comes.
+    settings: Mapping[str, str] = MappingProxyType({})
+    # The name of the card that it is configured for; "" where nobody said.
+    model: str = ""
+    # What `compile` may calibrate on; None unless `calibrates`.
+    samples: Samples | None = None
+
+    def configured(self, chosen: Mapping[str, str]) -> Target:
+        """A copy of this target with options chosen; those that are the default are as if not chosen.
+
+        Raises OptionError naming what is allowed, for an unknown option or value.
+        """
+        for name, value in chosen.items():
+            option = self.options.get(name)
+            if option is None:
+                known = ", ".join(self.options) or "none"
+                raise OptionError(f"target {self.name} has no option {name!r}: its options are {known}")
+            if not option.allows(value):
+                raise OptionError(
+                    f"option {name!r} of target {self.name} cannot be {value!r}: "
+                    f"choose {', '.join(option.choices)}"
+                )
+        made = copy.copy(self)
+        made.settings = {
+            name: chosen[name] for name in sorted(chosen) if chosen[name] != self.options[name].default
+        }
+        return made
+
+    def for_model(self, name: str) -> Target:
+        """A copy of this target that knows which model it is for: some devices are tuned model by model."""
+        made = copy.copy(self)
+        made.model = name
+        return made
+
+    def for_samples(self, samples: Samples) -> Target:
+        """A copy of this target that holds the model's calibration data."""
+        made = copy.copy(self)
+        made.samples = samples
+        return made
+
+    def calibrates(self, quant: str) -> bool:
+        """Whether the vendor's own compiler chooses ranges: `compile` then needs the calibration data."""
+        return False
+
+    def setting(self, name: str) -> str:
+        """The value of an option: the chosen one, else the default."""
+        return self.settings.get(name, self.options[name].default)
+
+    @property
+    def build_settings(self) -> dict[str, str]:
+        """Those of `settings` that decide what is compiled."""
+        return {name: value for name, value in self.settings.items() if not self.options[name].running}
+
+    def simulation(self) -> str:
+        """What of it is not the device itself, as it is installed here; "" for a device."""
+        return self.simulated
+
+    def tuned(self, kind: str) -> Mapping[str, str]:
+        """The options that tests of a kind ("latency", "throughput") measure it with; {} for its defaults."""
+        return {}
+
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes that it is measured at, as it is configured; () for those of the suite."""
+        return ()
 
     def probe(self) -> str:
         """Why this target cannot run here, or "" if it can. Never raises."""
@@ -135,6 +288,10 @@ class Target(ABC):
     def refuses(self, quant: str) -> str:
         """Why this target has no such quant mode, or ""."""
         return "" if quant in self.quants else f"{self.name} runs {', '.join(self.quants)}"
+
+    def quantiser(self, quant: str) -> Quantiser | None:
+        """What makes a float model one of this quant mode here; None: `compile` gets it as it is."""
+        return QUANTISERS.get(quant)
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from topfive.errors import RunError
-from topfive.targets.base import QUANT_MODES, Artifact, Runner, Target
+from topfive.targets.base import Artifact, Runner, Target
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +22,7 @@ class CpuTarget(Target):
     """ONNX Runtime on this processor. Heavy libraries load when something is compiled or opened."""
 
     name: ClassVar[str] = "cpu"
-    quants: ClassVar[tuple[str, ...]] = QUANT_MODES
+    quants: ClassVar[tuple[str, ...]] = ("force_float32", "force_float16", "int8", "int8_dw", "as_is")
 
     def versions(self) -> dict[str, str]:
         """Lowering depends on topfive's own code only."""
@@ -38,7 +38,7 @@ class CpuTarget(Target):
         from topfive.targets.onnxruntime_runner import MODEL_FILE, describe_input
 
         meta: dict[str, Any] = {}
-        if quant == "int8":
+        if quant in ("int8", "int8_dw"):
             lowered = lower(model, arithmetic="onnx")
             meta = {"int8_tensors": list(lowered.int8_tensors), "exact_tensors": exact_int8_tensors(model)}
             model = lowered.model

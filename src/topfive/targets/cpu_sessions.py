@@ -1,4 +1,7 @@
-"""How `cpu` opens each kind of model: one session a kind of kernels."""
+"""How `cpu` opens each kind of model: one session a kind of kernels.
+
+profile: see `topfive.sessions.session_options`.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,45 @@ import onnxruntime as ort
 
 from topfive.sessions import native_kernels_are_exact, open_exact, open_session
 
-__all__ = ["open_float", "open_foreign", "open_lowered", "open_native"]
+__all__ = ["open_as_written", "open_float", "open_foreign", "open_lowered", "open_native"]
 
 
 def _source(model: Path | onnx.ModelProto) -> bytes | str:
     return str(model) if isinstance(model, Path) else model.SerializeToString()
 
 
-def open_float(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
+def open_as_written(
+    model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
+) -> ort.InferenceSession:
+    """Any model, node by node as its graph says: no optimiser."""
+    return open_session(_source(model), threads=threads, optimise=False, profile=profile)
+
+
+def open_float(
+    model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
+) -> ort.InferenceSession:
     """A float model."""
-    return open_session(_source(model), threads=threads)
+    return open_session(_source(model), threads=threads, profile=profile)
 
 
-def open_lowered(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
+def open_lowered(
+    model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
+) -> ort.InferenceSession:
     """One of topfive's own lowered int8 models, exact."""
-    return open_exact(onnx.load(model) if isinstance(model, Path) else model, threads=threads)
+    loaded = onnx.load(model) if isinstance(model, Path) else model
+    return open_exact(loaded, threads=threads, profile=profile)
 
 
-def open_foreign(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
+def open_foreign(
+    model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
+) -> ort.InferenceSession:
     """Someone else's quantised model: fused to integer operators, rewritten only where kernels saturate."""
-    return open_session(
-        _source(model), threads=threads, fuse_qdq=True, precise=not native_kernels_are_exact()
-    )
+    precise = not native_kernels_are_exact()
+    return open_session(_source(model), threads=threads, fuse_qdq=True, precise=precise, profile=profile)
 
 
-def open_native(model: Path | onnx.ModelProto, threads: int) -> ort.InferenceSession:
+def open_native(
+    model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
+) -> ort.InferenceSession:
     """Any int8 model as ONNX Runtime runs it by default."""
-    return open_session(_source(model), threads=threads, fuse_qdq=True)
+    return open_session(_source(model), threads=threads, fuse_qdq=True, profile=profile)

@@ -11,9 +11,11 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from topfive.cache import file_sha256
 from topfive.errors import RunError
-from topfive.sessions import SHIFT, default_threads
+from topfive.sessions import SHIFT, custom_operators, default_threads
 from topfive.targets.base import Array, Artifact, Runner
+from topfive.targets.onnxruntime_profile import OnnxRuntimeProfiler, Opener
 
 __all__ = ["MODEL_FILE", "OnnxRuntimeRunner", "describe_input"]
 
@@ -23,7 +25,6 @@ NUMPY_TYPES = {
     onnx.TensorProto.INT8: "int8",
     onnx.TensorProto.UINT8: "uint8",
 }
-Opener = Callable[[Path | onnx.ModelProto, int], ort.InferenceSession]
 
 
 def describe_input(model: onnx.ModelProto) -> dict[str, Any]:
@@ -34,6 +35,17 @@ def describe_input(model: onnx.ModelProto) -> dict[str, Any]:
     shape = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "batch") for d in dims]
     dtype = NUMPY_TYPES.get(value.type.tensor_type.elem_type, "?")
     return {"name": value.name, "shape": shape, "dtype": dtype, "layout": "NCHW"}
+
+
+def _libraries(artifact: Artifact) -> list[Path]:
+    """The artifact's libraries of custom operators; RunError for one that is not as it was built."""
+    found = []
+    for plugin in artifact.meta.get("plugins", ()):
+        path = artifact.path / plugin["file"]
+        if not path.is_file() or file_sha256(path) != plugin["sha256"]:
+            raise artifact.located(RunError(f"{path} is not the library that the artifact was built with"))
+        found.append(path)
+    return found
 
 
 class OnnxRuntimeRunner(Runner):
@@ -48,6 +60,7 @@ class OnnxRuntimeRunner(Runner):
         self.kernels = kernels
         self._open = open_session
         self._file = artifact.path / MODEL_FILE
+        self._libraries = _libraries(artifact)
         self._session = self._opened(self._file)
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
@@ -55,12 +68,11 @@ class OnnxRuntimeRunner(Runner):
 
     def _opened(self, model: Path | onnx.ModelProto) -> ort.InferenceSession:
         try:
-            return self._open(model, self.threads)
+            with custom_operators(self._libraries):
+                return self._open(model, self.threads)
         except Exception as error:
-            place = self.artifact
-            raise RunError("ONNX Runtime cannot load the compiled model", details=str(error)).located(
-                place.model, place.target, place.quant
-            ) from error
+            failure = RunError("ONNX Runtime cannot load the compiled model", details=str(error))
+            raise self.artifact.located(failure) from error
 
     def callable(self) -> Callable[[Array], Array]:
         """A function of one batch that is nothing but the session's run."""
@@ -77,10 +89,7 @@ class OnnxRuntimeRunner(Runner):
         try:
             return self.callable()(batch)
         except Exception as error:
-            place = self.artifact
-            raise RunError("ONNX Runtime failed", details=str(error)).located(
-                place.model, place.target, place.quant
-            ) from error
+            raise self.artifact.located(RunError("ONNX Runtime failed", details=str(error))) from error
 
     def exact_outputs(self, batch: Array) -> dict[str, NDArray[np.int8]]:
         """The int8 tensors that no inexact float operator comes before, last ones only."""
@@ -115,6 +124,14 @@ class OnnxRuntimeRunner(Runner):
             name: (value.astype(np.int16) - SHIFT).astype(np.int8) if name in shifted else value
             for name, value in zip(wanted, values, strict=True)
         }
+
+    def profiler(self) -> OnnxRuntimeProfiler:
+        """A second session that notes when each node runs. Raises RunError."""
+
+        def open_runner(opener: Opener) -> OnnxRuntimeRunner:
+            return OnnxRuntimeRunner(self.artifact, self.threads, opener, self.kernels)
+
+        return OnnxRuntimeProfiler(self.artifact, self._open, open_runner)
 
     def describe(self) -> dict[str, Any]:
         """Threads, kernels and version."""

@@ -2,7 +2,8 @@
 
 The accelerator multiplies int8 codes: zero points must be 0, and one scale serves a whole tensor, because the
 accumulator's store multiplies everything by one number (systolic provider of onnxruntime-riscv: "can only
-handle zero offset").
+handle zero offset"). The weights of a depthwise convolution may have a scale a channel, as in quant mode
+int8_dw: its channels are stored one after another.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 
 from topfive.errors import CompileError
-from topfive.graph import Graph, node_label
+from topfive.graph import Graph, attributes, node_label
 from topfive.targets.gemmini.qdq import fuse_qdq
 
 __all__ = ["admit", "refusals"]
@@ -28,6 +29,8 @@ OPERANDS = {
     "QLinearLeakyRelu": (("input", 1, 2), ("output", 3, 4)),
     "QLinearSigmoid": (("input", 1, 2), ("output", 3, 4)),
 }
+# Operands whose scale may be one a channel in depthwise convolutions.
+PER_CHANNEL = {("QLinearConv", "weights"), ("DequantizeLinear", "input")}
 SHOWN = 12
 
 
@@ -40,7 +43,7 @@ def refusals(graph: Graph) -> list[tuple[str, str]]:
         if node.op_type == "DequantizeLinear" and _is_int32(node.input[0], graph):
             continue
         for what, scale, zero in OPERANDS.get(node.op_type, ()):
-            reason = _operand_refusal(node, graph, scale, zero)
+            reason = _operand_refusal(node, graph, what, scale, zero)
             if reason:
                 found.append((node_label(node), f"{what}: {reason}"))
     return found
@@ -51,16 +54,33 @@ def _is_int32(name: str, graph: Graph) -> bool:
     return name in graph.constants and graph.constants[name].dtype == np.int32
 
 
-def _operand_refusal(node: onnx.NodeProto, graph: Graph, scale_at: int, zero_at: int) -> str:
+def _depthwise_channels(node: onnx.NodeProto, graph: Graph) -> int:
+    """Channels of the depthwise convolution whose weights a node reads or dequantises; 1 for others."""
+    weights, conv = node.input[0], node
+    if node.op_type == "QLinearConv":
+        weights = node.input[3]
+    else:
+        reader = graph.sole_consumer(node.output[0], graph.consumers())
+        if reader is None or attributes(node).get("axis", 1) != 0:
+            return 1
+        conv = reader
+    shape = graph.constants[weights].shape if weights in graph.constants else ()
+    depthwise = len(shape) == 4 and shape[1] == 1 and shape[0] == attributes(conv).get("group", 1)
+    return int(shape[0]) if depthwise and conv.op_type in ("QLinearConv", "Conv") else 1
+
+
+def _operand_refusal(node: onnx.NodeProto, graph: Graph, what: str, scale_at: int, zero_at: int) -> str:
     scale = graph.constants.get(node.input[scale_at])
     zero_name = node.input[zero_at] if len(node.input) > zero_at else ""
     zero = graph.constants.get(zero_name)
     if scale is None or (zero_name and zero is None):
         return "scale or zero point is computed at run time, not constant"
-    if scale.size != 1:
+    per_channel = scale.size != 1 and (node.op_type, what) in PER_CHANNEL
+    if scale.size != (_depthwise_channels(node, graph) if per_channel else 1):
         return f"per-channel scales ({scale.size} values); one scale a tensor is needed"
-    if not np.isfinite(scale).all() or (scale <= 0).any():
-        return f"scale {scale.item()} is not positive and finite"
+    wrong = scale[~(np.isfinite(scale) & (scale > 0))]
+    if wrong.size:
+        return f"scale {wrong.ravel()[0]} is not positive and finite"
     if zero is None or zero.dtype != np.int8:
         kind = "uint8" if zero is None else f"{zero.dtype} with zero point {zero.ravel()[0]}"
         return f"codes are {kind}; int8 with zero point 0 is needed"

@@ -184,12 +184,15 @@ def max_pool(
     size: int | tuple[int, int],
     stride: int | tuple[int, int],
     padding: int | tuple[int, int, int, int] = 0,
+    *,
+    padding_code: int = 0,
 ) -> Int8:
-    """Max pool in which padded positions count as 0, as Gemmini's store does (not as minus infinity).
+    """Max pool in which padded positions count as `padding_code`: 0 as in Gemmini's store, -128 to ignore.
 
-    x: int8 [N, H, W, C]. Returns int8 [N, OH, OW, C], sizes rounded down.
+    x: int8 [N, H, W, C]. Returns int8 [N, OH, OW, C], sizes rounded down. Sources: the pooled store of
+    conv_cpu in gemmini.h (0); RunMaxPool2D of onnxruntime-riscv, which looks at valid positions only (-128).
     """
-    padded = np.pad(np.asarray(x, np.int8), _pads(padding))
+    padded = np.pad(np.asarray(x, np.int8), _pads(padding), constant_values=padding_code)
     pooled: Int8 = _windows(padded, _pair(size), _pair(stride), (1, 1)).max(axis=(-2, -1))
     return pooled
 

@@ -29,6 +29,8 @@ WHOLE = 10_000
 """What shares are counted in."""
 # An instruction of fewer rows takes this long: the accumulator's write-after-write hazard.
 SHORTEST = 4
+# A store configuration is one instruction, which stores wait for.
+CONFIGURE = 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Costs:
 
     compute, load, store: cycles in which each engine is busy, loads at full bus speed. slow_load: loads at
     the calibrated share. bus, estimate: cycles in all, overlapped tile by tile. tiles: how many tiles.
+    configs: store configurations beyond the one that every layer has.
     """
 
     compute: int = 0
@@ -48,6 +51,7 @@ class Costs:
     load_bytes: int = 0
     store_bytes: int = 0
     tiles: int = 0
+    configs: int = 0
 
     def __mul__(self, count: int) -> Costs:
         return Costs(*(getattr(self, f.name) * count for f in fields(self)))
@@ -64,12 +68,15 @@ def work_costs(work: Work, hardware: Hardware, dataflow: str, library: str, shar
     """
     if isinstance(work, ResidualAdd):
         return _residual_add(work, hardware, library, share)
+    more = work.scales - 1
+    cycles = CONFIGURE * more
+    configured = Costs(store=cycles, bus=cycles, estimate=cycles, configs=more)
     if isinstance(work, Matmul):
-        return _matmul(work, hardware, dataflow, library, share) * work.count
+        return _matmul(work, hardware, dataflow, library, share) * work.count + configured
     if work.depthwise:
         one = Conv(work.batch, work.in_dim, 1, 1, work.kernel, work.stride, work.padding, bias=work.bias)
-        return _conv(one, hardware, "depthwise", share) * work.out_channels
-    return _conv(work, hardware, library, share) * work.groups
+        return _conv(one, hardware, "depthwise", share) * work.out_channels + configured
+    return _conv(work, hardware, library, share) * work.groups + configured
 
 
 def _slow(load: int, share: int) -> int:

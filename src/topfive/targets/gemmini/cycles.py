@@ -242,6 +242,6 @@ def _as_dataflow(work: Work | None, dataflow: str) -> tuple[Work | None, str]:
         return None, "residual additions are weight stationary only: runs on the CPU"
     pixels = work.batch * work.out_dim[0] * work.out_dim[1]
     if work.depthwise:
-        return Matmul(pixels, 1, work.kernel**2, work.out_channels, work.bias), ""
+        return Matmul(pixels, 1, work.kernel**2, work.out_channels, work.bias, work.scales), ""
     depth = work.in_channels * work.kernel**2
     return Matmul(pixels, work.out_channels, depth, work.groups, work.bias), ""

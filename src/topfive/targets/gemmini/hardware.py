@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from topfive.cards.schema import fill, read_toml
-from topfive.errors import CardError, UnknownNameError
+from topfive.cards.schema import load_named, named_files, read_named
+from topfive.errors import CardError
 
 __all__ = [
     "DATAFLOWS",
@@ -96,7 +96,7 @@ class Hardware:
 
 def hardware_names(extra_dirs: Iterable[Path] = ()) -> list[str]:
     """The names of all descriptions, sorted."""
-    return sorted({path.stem for path in _files(extra_dirs)})
+    return sorted({path.stem for path in named_files(FOLDER, extra_dirs)})
 
 
 def load_hardware(name: str, extra_dirs: Sequence[Path] = ()) -> Hardware:
@@ -105,26 +105,21 @@ def load_hardware(name: str, extra_dirs: Sequence[Path] = ()) -> Hardware:
     Raises UnknownNameError with the nearest names, CardError if two files have the name or the file is
     malformed.
     """
-    found = [path for path in _files(extra_dirs) if path.stem == name]
-    if not found:
-        raise UnknownNameError("Gemmini hardware", name, hardware_names(extra_dirs))
-    if len(found) > 1:
-        raise CardError(f"hardware {name!r} is defined twice, in {found[0]} and in {found[1]}; rename one")
-    return read_hardware(found[0])
+    return load_named("Gemmini hardware", name, named_files(FOLDER, extra_dirs), read_hardware)
 
 
 def read_hardware(path: Path) -> Hardware:
     """The description in a TOML file; CardError naming the file and the key that is wrong."""
-    hardware = replace(fill(Hardware, read_toml(path), path), path=path)
-    if hardware.name != path.stem:
-        raise CardError(f"{path}: key 'name' is {hardware.name!r}; it must be the file's name, {path.stem!r}")
+    hardware = read_named(Hardware, path)
     _check(hardware, str(path))
     return hardware
 
 
 def as_hardware(config: Hardware | str) -> Hardware:
-    """The description that a name stands for, or the description itself."""
-    return load_hardware(config) if isinstance(config, str) else config
+    """The description that a name or the path of a TOML file stands for, or the description itself."""
+    if not isinstance(config, str):
+        return config
+    return read_hardware(Path(config)) if config.endswith(".toml") else load_hardware(config)
 
 
 def scaled(
@@ -166,11 +161,6 @@ def scaled(
     )
     _check(hardware, f"hardware {hardware.name!r}")
     return hardware
-
-
-def _files(extra_dirs: Iterable[Path]) -> list[Path]:
-    folders = dict.fromkeys(folder.resolve() for folder in (FOLDER, *extra_dirs))
-    return [path for folder in folders for path in sorted(folder.glob("*.toml"))]
 
 
 def _check(hardware: Hardware, where: str) -> None:

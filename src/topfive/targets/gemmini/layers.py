@@ -13,10 +13,20 @@ from typing import Any
 import onnx
 
 from topfive.errors import CompileError
-from topfive.graph import MICROSOFT, Graph, attributes, node_label
+from topfive.graph import MICROSOFT, Graph, attributes, node_label, window_pads
 from topfive.targets.gemmini.tiling import NO_POOL, Pool, output_size
 
-__all__ = ["Conv", "Layer", "Matmul", "ResidualAdd", "Work", "model_layers"]
+__all__ = [
+    "Conv",
+    "Layer",
+    "Matmul",
+    "ResidualAdd",
+    "Work",
+    "acts_as_relu",
+    "inferrable",
+    "int8_shapes",
+    "model_layers",
+]
 
 INT8_MOST = 127
 # Fields of the pooling store configuration: two bits for size, stride and padding, eight for lengths.
@@ -36,7 +46,8 @@ class Conv:
     """A convolution of NHWC int8: sizes in elements; `in_dim` is (height, width).
 
     `depthwise`: one filter a channel, in_channels = out_channels. `groups` convolutions of these channel
-    sizes are run one after another. `pool`: the max pool done while storing.
+    sizes are run one after another. `pool`: the max pool done while storing. `scales`: store scales, one for
+    all output channels or one each.
     """
 
     batch: int
@@ -51,6 +62,7 @@ class Conv:
     groups: int = 1
     bias: bool = True
     depthwise: bool = False
+    scales: int = 1
 
     @property
     def out_dim(self) -> tuple[int, int]:
@@ -71,13 +83,14 @@ class Conv:
 
 @dataclass(frozen=True)
 class Matmul:
-    """`count` products A[i, k] x B[k, j] of int8, with or without a bias row of j."""
+    """`count` products A[i, k] x B[k, j] of int8, with or without a bias row of j; `scales` as of Conv."""
 
     i: int
     j: int
     k: int
     count: int = 1
     bias: bool = False
+    scales: int = 1
 
     @property
     def macs(self) -> int:
@@ -128,16 +141,21 @@ def model_layers(int8_model: onnx.ModelProto, batch: int = 1) -> list[Layer]:
     if batch < 1:
         raise CompileError(f"a batch of {batch} pictures: at least 1 is needed")
     graph = Graph(int8_model)
-    return _Reader(graph, _shapes(graph), batch).layers()
+    return _Reader(graph, int8_shapes(graph), batch).layers()
 
 
-def _shapes(graph: Graph) -> Mapping[str, tuple[int | str, ...]]:
+def int8_shapes(graph: Graph) -> Mapping[str, tuple[int | str, ...]]:
     """Shapes for a batch of one, inferred on a copy whose int8 additions are standard operators."""
+    return inferrable(graph).shapes()
+
+
+def inferrable(graph: Graph, batch: int = 1) -> Graph:
+    """A copy for shape inference only: int8 additions are standard operators, and a free batch is `batch`."""
     copy = Graph(graph.to_model())
     for value in copy.inputs:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].dim_value:
-            dims[0].dim_value = 1
+            dims[0].dim_value = batch
     for node in copy.nodes:
         standard, inputs = SHAPED_LIKE.get(node.op_type, ("", ()))
         if standard:
@@ -147,7 +165,18 @@ def _shapes(graph: Graph) -> Mapping[str, tuple[int | str, ...]]:
             node.input.extend(kept)
             node.op_type, node.domain = standard, ""
     copy.opsets.setdefault(MICROSOFT, 1)
-    return copy.shapes()
+    return copy
+
+
+def acts_as_relu(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether a node on int8 is a ReLU, or a Clip from 0 whose upper bound the int8 range enforces."""
+    if node.op_type != "Clip":
+        return node.op_type in ("Relu", "QLinearRelu")
+    names = [*node.input[1:], "", ""]
+    low, high = (graph.constants.get(name) for name in names[:2])
+    return (
+        low is not None and int(low) == 0 and (not names[1] or (high is not None and int(high) >= INT8_MOST))
+    )
 
 
 class _Reader:
@@ -196,14 +225,7 @@ class _Reader:
     def _activation(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The ReLU that the store does: a Relu, or a Clip whose upper bound the int8 range enforces."""
         reader = self._next(node)
-        if reader is None or reader.op_type not in ("Relu", "QLinearRelu", "Clip"):
-            return None
-        if reader.op_type == "Clip":
-            names = [*reader.input[1:], "", ""]
-            low, high = (self.graph.constants.get(name) for name in names[:2])
-            if low is None or int(low) != 0 or (names[1] and (high is None or int(high) < INT8_MOST)):
-                return None
-        return reader
+        return reader if reader is not None and acts_as_relu(reader, self.graph) else None
 
     def _fuse(self, node: onnx.NodeProto) -> None:
         activation = self._activation(node)
@@ -239,11 +261,15 @@ class _Reader:
         found = attributes(node)
         groups, bias = int(found.get("group", 1)), len(node.input) > 8 and bool(node.input[8])
         window = _square_window(found, x[2:], w[2:])
+        scale = self.graph.constants.get(node.input[4])
+        scales = 1 if scale is None else scale.size
         if window is None:
-            return self._unrolled(node, w, groups, bias)
+            work, note = self._unrolled(node, w, groups, bias)
+            return replace(work, scales=scales), note
         kernel, stride, padding, dilation = window
         size = (x[2], x[3])
         conv = Conv(self.batch * x[0], size, x[1], w[0], kernel, stride, padding, dilation, bias=bias)
+        conv = replace(conv, scales=scales)
         if groups == 1:
             return replace(conv, pool=self._pool(node, conv.out_dim)), ""
         if groups == x[1] == w[0] and dilation == 1:
@@ -253,7 +279,7 @@ class _Reader:
 
     def _unrolled(
         self, node: onnx.NodeProto, w: tuple[int, ...], groups: int, bias: bool
-    ) -> tuple[Work | None, str]:
+    ) -> tuple[Matmul, str]:
         y = self._shape(node.output[0], node)
         work = Matmul(self.batch * y[0] * prod(y[2:]), w[0] // groups, prod(w[1:]), groups, bias)
         return work, "as a matrix product: im2col, on the CPU, is not counted"
@@ -280,13 +306,7 @@ def _square_window(
 ) -> tuple[int, int, int, int] | None:
     """(kernel, stride, padding, dilation) if each is one number, as the library's convolutions need."""
     strides, dilations = found.get("strides", [1, 1]), found.get("dilations", [1, 1])
-    pads = list(found.get("pads", [0] * 4))
-    if found.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
-        totals = [
-            max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-            for n, s, k, d in zip(size, strides, kernel, dilations, strict=True)
-        ]
-        pads = [half for total in totals for half in (total // 2, total - total // 2)]
+    pads = window_pads(found, size, kernel)
     if {len({*kernel}), len({*strides}), len({*dilations}), len({*pads})} != {1} or pads[0] >= kernel[0]:
         return None
     return kernel[0], strides[0], pads[0], dilations[0]

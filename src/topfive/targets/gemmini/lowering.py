@@ -5,7 +5,8 @@ unsigned activations are both fast and exact (sums of int8 products in int32, re
 and rounding half to even: `scale_and_saturate`). What ONNX Runtime computes differently is spelled out:
 
 * a residual add rounds and saturates each addend first: a requantisation an addend, then QLinearAdd;
-* a padded max-pool position counts as 0: an explicit Pad, unless the input cannot be negative;
+* a padded max-pool position counts as 0 in the pools that Gemmini does: an explicit Pad, unless the input
+  cannot be negative;
 * ReLU and Clip become Clip on the shifted codes.
 
 Float operators between DequantizeLinear and QuantizeLinear stay as they are.
@@ -13,7 +14,7 @@ Float operators between DequantizeLinear and QuantizeLinear stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from onnx import TensorProto, helper
 
 from topfive.errors import CompileError
 from topfive.graph import MICROSOFT, OPSET, Graph, attributes, node_label
-from topfive.quantize.symmetric import DATA_MOVEMENT
+from topfive.quantize.rewriter import DATA_MOVEMENT
 
 __all__ = ["SHIFT", "Lowered", "lower"]
 
@@ -40,22 +41,29 @@ class Lowered:
     int8_tensors: tuple[str, ...]
 
 
-def lower(model: onnx.ModelProto, *, arithmetic: Literal["gemmini", "onnx"] = "gemmini") -> Lowered:
+def lower(
+    model: onnx.ModelProto,
+    *,
+    arithmetic: Literal["gemmini", "onnx"] = "gemmini",
+    zero_padded: Collection[str] | None = None,
+) -> Lowered:
     """Lower an int8 graph (zero points 0) to uint8 activations and int8 weights.
 
-    arithmetic: "onnx" keeps ONNX Runtime's own residual add and pool padding. Raises CompileError for an
-    operator on int8 that has no lowering. Whether the kernels for uint8 x int8 are exact depends on the
-    processor: `topfive.sessions.open_exact` decides.
+    arithmetic: "onnx" keeps ONNX Runtime's own residual add and pool padding. zero_padded: outputs of the
+    max pools in which padded positions count as 0 (`execution.plan`), the others ignore padding; None: they
+    count as 0 in all. Raises CompileError for an operator on int8 that has no lowering. Whether the kernels
+    for uint8 x int8 are exact depends on the processor: `topfive.sessions.open_exact` decides.
     """
-    return _Lowering(Graph(model), arithmetic == "gemmini").run()
+    return _Lowering(Graph(model), arithmetic == "gemmini", zero_padded).run()
 
 
 class _Lowering:
     """One pass over the nodes, tracking which tensors are shifted int8 and which cannot be negative."""
 
-    def __init__(self, graph: Graph, gemmini: bool) -> None:
+    def __init__(self, graph: Graph, gemmini: bool, zero_padded: Collection[str] | None) -> None:
         self.graph = graph
         self.gemmini = gemmini
+        self.zero_padded = zero_padded
         self.int8: dict[str, None] = {}
         self.not_negative: set[str] = set()
         self.out: list[onnx.NodeProto] = []
@@ -241,15 +249,17 @@ class _Lowering:
         x = node.input[0]
         pads = attrs.get("pads", [0, 0, 0, 0])
         padded = any(pads) or attrs.get("auto_pad", "NOTSET") != "NOTSET"
-        if self.gemmini and padded and x not in self.not_negative:
+        on_gemmini = self.gemmini and (self.zero_padded is None or node.output[0] in self.zero_padded)
+        if on_gemmini and padded and x not in self.not_negative:
             if attrs.get("auto_pad", "NOTSET") != "NOTSET" or attrs.get("ceil_mode", 0):
                 raise CompileError(
                     f"{node_label(node)}: auto_pad and ceil_mode have no Gemmini form: use pads"
                 )
             widths = np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64)
-            padding = self.graph.constant(f"{node.name}.pads", widths)
-            self._emit("Pad", [x, padding, self.zero], [f"{node.name}.padded"], f"{node.name}.pad")
-            x = f"{node.name}.padded"
+            label = node.name or node.output[0]
+            padding = self.graph.constant(f"{label}.pads", widths)
+            self._emit("Pad", [x, padding, self.zero], [f"{label}.padded"], f"{label}.pad")
+            x = f"{label}.padded"
             attrs = {k: v for k, v in attrs.items() if k != "pads"}
         self._emit("MaxPool", [x], [node.output[0]], node.name, **attrs)
         self._shifted(node.output[0], like=node.input[0], not_negative=node.input[0] in self.not_negative)

@@ -1,7 +1,8 @@
 """Float operators between DequantizeLinear and QuantizeLinear, as the integer operators that they stand for.
 
 Every accelerator reads such a model this way: the codes are multiplied and accumulated as integers, and the
-output's scale requantises the sum. Only graphs whose zero points are 0 and whose scales are scalar get here.
+output's scale requantises the sum. Only graphs whose zero points are 0 and whose scales are scalar (but for
+the weights of depthwise convolutions) get here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from topfive.graph import MICROSOFT, Graph, attributes
-from topfive.quantize.symmetric import DATA_MOVEMENT, quantize_bias
+from topfive.quantize.rewriter import DATA_MOVEMENT, quantize_bias
 
 __all__ = ["fuse_qdq"]
 
@@ -151,7 +152,7 @@ class _Fusion:
         else:
             return None
         try:
-            codes = quantize_bias(values, np.float32(x_scale.item()), np.float32(w_scale.item()))
+            codes = quantize_bias(values, np.float32(x_scale.item()), w_scale)
         except OverflowError:
             return None
         label = node.name or node.output[0]

@@ -6,7 +6,7 @@ as one-node models of ONNX Runtime, which do the same to both forms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from topfive.graph import Graph, attributes, node_label
+from topfive.graph import Graph, attributes, node_label, window_pads
 from topfive.sessions import open_session
 from topfive.targets.gemmini import arithmetic
 
@@ -24,6 +24,8 @@ __all__ = ["Mismatch", "mismatches", "run_node", "run_reference"]
 
 Array = NDArray[Any]
 Values = Mapping[str, Array]
+# A padding code that changes no maximum.
+NEVER_THE_MOST = -128
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,7 @@ def _spatial(attrs: Mapping[str, Any], kernel: tuple[int, int], size: tuple[int,
     """Stride, dilation and (top, left, bottom, right) padding of a convolution or pool."""
     stride = tuple(attrs.get("strides", (1, 1)))
     dilation = tuple(attrs.get("dilations", (1, 1)))
-    pads = tuple(attrs.get("pads", (0, 0, 0, 0)))
-    auto = attrs.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        total = [
-            max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-            for n, s, k, d in zip(size, stride, kernel, dilation, strict=True)
-        ]
-        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-        pads = (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
-    return {"stride": stride, "dilation": dilation, "padding": pads}
+    return {"stride": stride, "dilation": dilation, "padding": window_pads(attrs, size, kernel)}
 
 
 def _conv(node: onnx.NodeProto, values: list[Array]) -> Array:
@@ -112,13 +105,18 @@ def _clip(_: onnx.NodeProto, values: list[Array]) -> Array:
 
 
 def _max_pool(node: onnx.NodeProto, values: list[Array]) -> Array:
+    """Padded positions count as 0."""
+    return _pooled(node, values, 0)
+
+
+def _pooled(node: onnx.NodeProto, values: list[Array], padding_code: int) -> Array:
     attrs = attributes(node)
     kernel = tuple(attrs["kernel_shape"])
     where = _spatial(attrs, kernel, values[0].shape[2:])
     if attrs.get("ceil_mode", 0) or where["dilation"] != (1, 1):
         return _run_onnx(node, values)
-    pooled = arithmetic.max_pool(_nhwc(values[0]), kernel, where["stride"], where["padding"])
-    return _nchw(pooled)
+    window = kernel, where["stride"], where["padding"]
+    return _nchw(arithmetic.max_pool(_nhwc(values[0]), *window, padding_code=padding_code))
 
 
 INTEGER: dict[str, Callable[[onnx.NodeProto, list[Array]], Array]] = {
@@ -132,13 +130,22 @@ INTEGER: dict[str, Callable[[onnx.NodeProto, list[Array]], Array]] = {
 }
 
 
-def run_node(node: onnx.NodeProto, values: list[Array], opset: int = 17) -> list[Array]:
+def run_node(
+    node: onnx.NodeProto,
+    values: list[Array],
+    opset: int = 17,
+    *,
+    zero_padded: Collection[str] | None = None,
+) -> list[Array]:
     """One node's outputs: numpy for operators on int8 codes, ONNX Runtime for the rest.
 
-    values: one array an input, an empty array where an optional input is absent.
+    values: one array an input, an empty array where an optional input is absent. zero_padded: as of
+    `run_reference`.
     """
     rule = INTEGER.get(node.op_type)
     if rule is not None and values[0].dtype == np.int8:
+        if node.op_type == "MaxPool" and zero_padded is not None and node.output[0] not in zero_padded:
+            return [_pooled(node, values, NEVER_THE_MOST)]
         return [rule(node, values)]
     return _run_onnx_all(node, values, opset)
 
@@ -158,35 +165,47 @@ def _run_onnx_all(node: onnx.NodeProto, values: list[Array], opset: int) -> list
     return list(session.run(None, {}))
 
 
-def _steps(graph: Graph, values: dict[str, Array]) -> Iterator[tuple[onnx.NodeProto, list[Array]]]:
+def _steps(
+    graph: Graph, values: dict[str, Array], zero_padded: Collection[str] | None
+) -> Iterator[tuple[onnx.NodeProto, list[Array]]]:
     empty = np.empty(0, np.int8)
     for node in graph.nodes:
         arrays = [
             graph.constants.get(name, values.get(name, empty)) if name else empty for name in node.input
         ]
-        yield node, run_node(node, arrays, graph.opset)
+        yield node, run_node(node, arrays, graph.opset, zero_padded=zero_padded)
 
 
-def run_reference(model: onnx.ModelProto, batch: Array) -> dict[str, Array]:
+def run_reference(
+    model: onnx.ModelProto, batch: Array, *, zero_padded: Collection[str] | None = None
+) -> dict[str, Array]:
     """Every tensor of an int8 graph for one batch, in running order, int8 tensors as int8.
 
-    batch: the model's input layout and dtype.
+    batch: the model's input layout and dtype. zero_padded: outputs of the int8 max pools in which padded
+    positions count as 0 (`execution.plan`); the others ignore padding. None: they count as 0 in all.
     """
     graph = Graph(model)
     values: dict[str, Array] = {graph.input_names[0]: batch}
-    for node, results in _steps(graph, values):
+    for node, results in _steps(graph, values, zero_padded):
         values.update(zip([o for o in node.output if o], results, strict=True))
     return values
 
 
-def mismatches(model: onnx.ModelProto, observed: Values, batch: Array) -> Iterator[Mismatch]:
+def mismatches(
+    model: onnx.ModelProto,
+    observed: Values,
+    batch: Array,
+    *,
+    zero_padded: Collection[str] | None = None,
+) -> Iterator[Mismatch]:
     """Nodes whose observed int8 output is not the numpy form of their observed inputs, in running order.
 
     observed: every tensor of the same graph as another implementation computed it (`Runner.tensors`).
+    zero_padded: as of `run_reference`.
     """
     graph = Graph(model)
     values = {**observed, graph.input_names[0]: batch}
-    for node, results in _steps(graph, values):
+    for node, results in _steps(graph, values, zero_padded):
         for name, expected in zip([o for o in node.output if o], results, strict=True):
             seen = values.get(name)
             if seen is None or expected.dtype != np.int8:

@@ -27,8 +27,9 @@ CODES = (-128, 127)
 class Step:
     """One operator in C, and the storages that it reads and writes; `shown` are the tensors that it makes.
 
-    before: the same operator without its fused activation, run first when every tensor is asked for, and the
-    tensor that it makes.
+    before: the same operator without what is fused into it, run first when every tensor is asked for, each
+    with the tensor that it makes. inner: storages that only those need. accelerator: the accelerator's
+    instructions that the step issues, by name; None for a step of the processor alone.
     """
 
     title: str
@@ -37,8 +38,10 @@ class Step:
     writes: int
     declarations: list[str] = field(default_factory=list)
     shown: list[Tensor] = field(default_factory=list)
-    before: tuple[list[str], Tensor] | None = None
+    before: list[tuple[list[str], Tensor]] = field(default_factory=list)
     products: int = 0
+    inner: tuple[int, ...] = ()
+    accelerator: Mapping[str, int] | None = None
 
 
 Rule = Callable[["Emitter", onnx.NodeProto], None]
@@ -62,19 +65,34 @@ class Emitter:
         self._node: onnx.NodeProto | None = None
 
     def run(self) -> None:
-        """Emit every node in order; CompileError names the node that has no C form."""
+        """Emit every node in order; CompileError names each node that has no C form, and why."""
         self._declare_input()
+        refused: list[str] = []
+        unknown: set[str] = set()
         for node in self.graph.nodes:
-            if id(node) in self._absorbed or self._fold(node):
-                continue
-            rule = self.rules.get(node.op_type)
-            if rule is None:
-                raise CompileError(f"{node_label(node)} has no C form in the RISC-V program")
-            self._node = node
-            try:
-                rule(self, node)
-            except CompileError as error:
-                raise CompileError(f"{node_label(node)}: {error.message}", details=error.details) from None
+            if not unknown.isdisjoint(node.input):
+                unknown.update(node.output)
+            elif id(node) not in self._absorbed and not self._fold(node):
+                reason = self._emit(node)
+                if reason:
+                    refused.append(reason)
+                    unknown.update(node.output)
+        if refused:
+            more = f" (and {len(refused) - 1} more)" if refused[1:] else ""
+            raise CompileError(refused[0] + more, details="\n".join(f"  {reason}" for reason in refused[1:]))
+
+    def _emit(self, node: onnx.NodeProto) -> str:
+        """Emit one node; why it has no C form, or ""."""
+        rule = self.rules.get(node.op_type)
+        if rule is None:
+            return f"{node_label(node)} has no C form in the RISC-V program"
+        self._node = node
+        try:
+            rule(self, node)
+        except CompileError as error:
+            reason = "\n  ".join(text for text in (error.message, error.details) if text)
+            return f"{node_label(node)}: {reason}"
+        return ""
 
     def _declare_input(self) -> None:
         (value,) = self.graph.inputs
@@ -142,6 +160,10 @@ class Emitter:
         self.sizes.append(made.size)
         return made
 
+    def temporary(self, name: str, dtype: str, shape: Sequence[int], order: Order) -> Tensor:
+        """A tensor that only the step which makes it uses: its storage belongs into `Step.inner`."""
+        return self._stored(name, dtype, shape, order)
+
     def make(self, name: str, dtype: str, shape: Sequence[int], order: Order | None = None) -> Tensor:
         """A new tensor with memory of its own."""
         made = self._stored(name, dtype, shape, plain(len(shape)) if order is None else order)
@@ -202,12 +224,20 @@ class Emitter:
 
     def activation(self, name: str) -> tuple[str, int, int]:
         """(tensor, low, high): the int8 activation that alone reads `name`, taken into its producer."""
-        reader = self.graph.sole_consumer(name, self._consumers)
+        reader = self.sole_reader(name)
         if reader is None or reader.op_type not in ("Relu", "QLinearRelu", "Clip"):
             return (name, *CODES)
         bounds = self.code_bounds(reader)
-        self._absorbed.add(id(reader))
+        self.absorb(reader)
         return (reader.output[0], *bounds)
+
+    def sole_reader(self, name: str) -> onnx.NodeProto | None:
+        """The one node that reads a tensor, which is no output of the graph; else None."""
+        return self.graph.sole_consumer(name, self._consumers)
+
+    def absorb(self, node: onnx.NodeProto) -> None:
+        """Note that a later node is part of the step at hand."""
+        self._absorbed.add(id(node))
 
     def code_bounds(self, node: onnx.NodeProto) -> tuple[int, int]:
         """The lowest and highest code that a Relu or Clip on int8 lets through."""

@@ -8,10 +8,10 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from topfive.errors import RunError
+from topfive.targets.tools import said_about_itself
 
 __all__ = [
     "EMULATORS",
@@ -19,13 +19,13 @@ __all__ = [
     "emulator_version",
     "find_emulator",
     "run_program",
+    "run_to_end",
     "time_limit",
 ]
 
 EMULATORS = ("qemu-riscv64", "qemu-riscv64-static")
 PACKAGE = "qemu-user"
 DONE = re.compile(r"^topfive: done (\d+) images$")
-QUICK_SECONDS = 60
 
 
 def find_emulator() -> str | None:
@@ -33,16 +33,9 @@ def find_emulator() -> str | None:
     return next((path for name in EMULATORS if (path := shutil.which(name))), None)
 
 
-@cache
 def emulator_version(emulator: str) -> str:
     """The first line that the emulator at this path says about itself."""
-    try:
-        said = subprocess.run(
-            [emulator, "--version"], capture_output=True, text=True, timeout=QUICK_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "does not run"
-    return (said.stdout.splitlines() or ["says nothing"])[0]
+    return said_about_itself((emulator, "--version"))
 
 
 def run_program(
@@ -57,7 +50,17 @@ def run_program(
     emulator = find_emulator()
     if emulator is None:
         raise RunError(f"{EMULATORS[0]} is not installed: apt-get install {PACKAGE}")
-    command = [emulator, *options, str(program), *arguments]
+    run_to_end([emulator, *options, str(program), *arguments], images, seconds, "emulator")
+
+
+def run_to_end(
+    command: Sequence[str], images: int, seconds: float, machine: str, *, banners: tuple[str, ...] = ()
+) -> None:
+    """Run the command that runs a program and check the program's last line.
+
+    machine: what messages call that which runs it. banners: beginnings of lines that it prints by itself,
+    which messages leave out. Raises RunError as `run_program` does.
+    """
     repeat = f"$ {shlex.join(command)}"
     try:
         done = subprocess.run(
@@ -66,10 +69,12 @@ def run_program(
     except subprocess.TimeoutExpired:
         raise RunError(f"the program did not end within {seconds:g} s", details=repeat) from None
     except OSError as error:
-        raise RunError(f"the emulator cannot be started: {error}", details=repeat) from None
-    details = "\n".join(text for text in (repeat, done.stderr.strip(), done.stdout.strip()) if text)
+        raise RunError(f"the {machine} cannot be started: {error}", details=repeat) from None
+    printed = (*done.stderr.splitlines(), *done.stdout.splitlines())
+    kept = [line for line in printed if line.strip() and not (banners and line.startswith(banners))]
+    details = "\n".join((repeat, *kept))
     if done.returncode < 0:
-        raise RunError(f"the emulator died of signal {-done.returncode}", details=details)
+        raise RunError(f"the {machine} died of signal {-done.returncode}", details=details)
     if done.returncode:
         raise RunError(f"the program failed with exit status {done.returncode}", details=details)
     counted = [int(match[1]) for line in done.stdout.splitlines() if (match := DONE.match(line))]

@@ -17,7 +17,19 @@ from topfive.targets.gemmini_qemu.emitter import CODES, Emitter, Rule, product
 from topfive.targets.gemmini_qemu.tensors import CHANNELS_LAST, Tensor, plain
 from topfive.targets.gemmini_qemu.windows import Window, window_of
 
-__all__ = ["RULES", "arrange", "batch_of", "block_of", "clip_codes", "look_up", "pool_codes"]
+__all__ = [
+    "RULES",
+    "arrange",
+    "batch_of",
+    "block_of",
+    "check_depth",
+    "clip_codes",
+    "factor",
+    "look_up",
+    "operands",
+    "pool_codes",
+    "two_forms",
+]
 
 # What convolution.c is written for: channels a block, pixels a panel, lanes of 21 bits.
 CHANNELS = 4
@@ -61,7 +73,7 @@ def block_of(matrices: NDArray[np.int8] | None, depth: int) -> int:
         block = -(-block * 3 // 4) if block > SURE_BLOCK * 4 // 3 else SURE_BLOCK
 
 
-def _factor(emitter: Emitter, node: onnx.NodeProto, x: int, w: int, y: int) -> NDArray[np.float32]:
+def factor(emitter: Emitter, node: onnx.NodeProto, x: int, w: int, y: int) -> NDArray[np.float32]:
     """float32(x_scale * w_scale) / y_scale, each step rounded to float32; one value or one a channel."""
     scales = [emitter.value(node, i) for i in (x, w, y)]
     if any(s is None for s in scales):
@@ -91,13 +103,13 @@ def _depthwise_weights(weights: NDArray[np.int8]) -> NDArray[np.int8]:
     return filled.reshape(-1, DEPTHWISE, *weights.shape[1:]).transpose(0, 2, 3, 1)
 
 
-def _two_forms(call: str, node: onnx.NodeProto, y: Tensor, low: int, high: int) -> dict[str, Any]:
+def two_forms(call: str, node: onnx.NodeProto, y: Tensor, low: int, high: int) -> dict[str, Any]:
     """The step's code with its fused activation, and without it where there is one."""
     code = [call.format(low=low, high=high)]
     if node.output[0] == y.name:
         return {"code": code}
     unfused = Tensor(node.output[0], y.dtype, y.shape, y.order, y.address, y.storage)
-    return {"code": code, "before": ([call.format(low=CODES[0], high=CODES[1])], unfused)}
+    return {"code": code, "before": [([call.format(low=CODES[0], high=CODES[1])], unfused)]}
 
 
 def _conv(emitter: Emitter, node: onnx.NodeProto) -> None:
@@ -127,7 +139,7 @@ def _conv(emitter: Emitter, node: onnx.NodeProto) -> None:
         f".window = {window.initialiser()}",
         f".out_channels = {out_channels}, .groups = {groups}, .block = {block}",
         f".weights = {emitter.data.add(stored)}, {bias}",
-        _scaling(emitter, _factor(emitter, node, 1, 4, 6), out_channels),
+        _scaling(emitter, factor(emitter, node, 1, 4, 6), out_channels),
     ]
     shape = (x.shape[0], out_channels, window.out_rows, window.out_cols)
     y = emitter.make(name, "int8", shape, CHANNELS_LAST)
@@ -136,13 +148,18 @@ def _conv(emitter: Emitter, node: onnx.NodeProto) -> None:
     emitter.use_scratch(scratch)
     emitter.use_zeros(x.shape[1] + DEPTHWISE)
     products = y.count * depth_channels * product(kernel)
-    forms = _two_forms(call, node, y, low, high)
+    forms = two_forms(call, node, y, low, high)
     emitter.step(reads=[x], made=y, declarations=[declaration], products=products, **forms)
 
 
-def _conv_scratch(depth: int, columns: int) -> int:
+def check_depth(depth: int) -> None:
+    """CompileError if sums of this many products could overflow int32."""
     if depth > DEEPEST:
         raise CompileError(f"sums of {depth} products could overflow int32: at most {DEEPEST} have a C form")
+
+
+def _conv_scratch(depth: int, columns: int) -> int:
+    check_depth(depth)
     blocks = -(-columns // CHANNELS)
     return depth * WORDS * WORD_BYTES + blocks * PIXELS * CHANNELS * 4
 
@@ -158,17 +175,24 @@ def batch_of(left: Sequence[int], right: Sequence[int]) -> int:
     return product(left)
 
 
-def _matmul(emitter: Emitter, node: onnx.NodeProto) -> None:
-    """Rows of the left matrix are pixels of a 1 x 1 convolution; a right one made at run time is arranged."""
+def operands(emitter: Emitter, node: onnx.NodeProto) -> tuple[Tensor, Tensor, int, int, int, int]:
+    """(a, b, rows, depth, columns, batch) of a matrix product: `batch` products of these sizes.
+
+    CompileError if the shapes do not multiply, or a matrix would be repeated.
+    """
     a, b = emitter.tensor(node.input[0], "int8"), emitter.tensor(node.input[3], "int8")
     *left, rows, depth = a.shape
     *right, inner, columns = b.shape
     if inner != depth or len(a.shape) < 2:
         raise CompileError(f"shapes {list(a.shape)} and {list(b.shape)} do not multiply")
     if product(right) == 1:
-        rows, batch = product(a.shape[:-1]), 1
-    else:
-        batch = batch_of(left, right)
+        return a, b, product(a.shape[:-1]), depth, columns, 1
+    return a, b, rows, depth, columns, batch_of(left, right)
+
+
+def _matmul(emitter: Emitter, node: onnx.NodeProto) -> None:
+    """Rows of the left matrix are pixels of a 1 x 1 convolution; a right one made at run time is arranged."""
+    a, b, rows, depth, columns, batch = operands(emitter, node)
     name, low, high = emitter.activation(node.output[0])
     a = emitter.in_order(a, plain(len(a.shape)))
     y = emitter.make(name, "int8", (*a.shape[:-1], columns))
@@ -187,7 +211,7 @@ def _matmul(emitter: Emitter, node: onnx.NodeProto) -> None:
         f".window = {window.initialiser()}",
         f".out_channels = {columns}, .groups = 1, .block = {block_of(stacked, depth)}",
         f".weights = (const int8_t *){weights}, {_bias(emitter, node, columns, 1, CHANNELS)}",
-        _scaling(emitter, _factor(emitter, node, 1, 4, 6), columns),
+        _scaling(emitter, factor(emitter, node, 1, 4, 6), columns),
     ]
     # A product of its own for each matrix of the batch: the weights' address changes.
     declaration, descriptor = emitter.declare("topfive_convolution", "{" + ",\n    ".join(fields) + "}")
@@ -207,7 +231,7 @@ def _matmul(emitter: Emitter, node: onnx.NodeProto) -> None:
     ]
     emitter.use_scratch(offset + _conv_scratch(depth, columns))
     emitter.use_zeros(depth)
-    forms = _two_forms("\n".join(lines), node, y, low, high)
+    forms = two_forms("\n".join(lines), node, y, low, high)
     emitter.step(reads=reads, made=y, declarations=[declaration], products=y.count * depth, **forms)
 
 
@@ -228,7 +252,7 @@ def _add(emitter: Emitter, node: onnx.NodeProto) -> None:
         f"topfive_add_codes({a.address}, {b.address}, {y.address}, {y.count}, {', '.join(tables)}, "
         "{low}, {high});"
     )
-    emitter.step(reads=[a, b], made=y, **_two_forms(call, node, y, low, high))
+    emitter.step(reads=[a, b], made=y, **two_forms(call, node, y, low, high))
 
 
 def look_up(emitter: Emitter, node: onnx.NodeProto, table: NDArray[np.int8]) -> None:

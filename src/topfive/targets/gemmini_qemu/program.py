@@ -9,16 +9,15 @@ import onnx
 
 from topfive.errors import CompileError
 from topfive.graph import Graph
-from topfive.targets.gemmini_qemu import float_rules, integer_rules, movement_rules
 from topfive.targets.gemmini_qemu.emitter import Emitter, Step
+from topfive.targets.gemmini_qemu.kit import SCALAR, Kit
 from topfive.targets.gemmini_qemu.memory import ALIGNMENT, Lifetime, plan
 from topfive.targets.gemmini_qemu.tensors import Tensor
 
 __all__ = ["Program", "emit"]
 
-RULES = {**movement_rules.RULES, **float_rules.RULES, **integer_rules.RULES}
 HEADER = """/* {title}: made by topfive, to be compiled with the runtime beside it. */
-#include "topfive.h"
+{includes}
 
 extern const unsigned char topfive_data[];
 #define D(offset) ((const void *)(topfive_data + (offset)))
@@ -35,6 +34,7 @@ int topfive_main(int argument_count, char **arguments)
     int input = topfive_open_input(arguments[1]), output = topfive_open_output(arguments[2]);
     int all = argument_count > 3;
     int64_t images = 0;
+{start}
     for (; topfive_read(input, {input}, {size}); images++) {{
         run(all, output);
 {outputs}
@@ -54,16 +54,16 @@ class Program:
     layout: dict[str, Any]
 
 
-def emit(model: onnx.ModelProto, title: str) -> Program:
+def emit(model: onnx.ModelProto, title: str, kit: Kit = SCALAR) -> Program:
     """Turn an int8 graph into a program that runs one picture after the other.
 
-    Raises CompileError naming the node and operator that has no C form.
+    Raises CompileError naming the nodes and operators that have no C form.
     """
     graph = Graph(model)
     if len(graph.inputs) != 1:
         raise CompileError(f"the graph has {len(graph.inputs)} inputs; a program reads one")
     names = graph.input_names[0], list(graph.output_names)
-    emitter = Emitter(graph, RULES)
+    emitter = Emitter(graph, kit.rules)
     emitter.run()
     outputs = [emitter.tensor(name) for name in names[1]]
     source = emitter.tensors[names[0]]
@@ -71,6 +71,7 @@ def emit(model: onnx.ModelProto, title: str) -> Program:
     lines = [
         HEADER.format(
             title=title,
+            includes="\n".join(f'#include "{name}"' for name in kit.headers),
             arena=max(arena, ALIGNMENT),
             alignment=ALIGNMENT,
             scratch=max(emitter.scratch, ALIGNMENT),
@@ -85,7 +86,8 @@ def emit(model: onnx.ModelProto, title: str) -> Program:
         lines += _step_text(step)
     lines.append("}")
     written = "\n".join(f"        topfive_write(output, {t.address}, {t.size});" for t in outputs)
-    lines.append(MAIN.format(input=source.address, size=source.size, outputs=written))
+    start = f"    {kit.start}" if kit.start else ""
+    lines.append(MAIN.format(input=source.address, size=source.size, outputs=written, start=start))
     return Program("\n".join(lines), emitter.data.content(), _layout(emitter, source, outputs, arena))
 
 
@@ -94,7 +96,9 @@ def _lifetimes(emitter: Emitter, source: Tensor, outputs: list[Tensor]) -> list[
     first, last = {source.storage: -1}, {source.storage: 0}
     for number, step in enumerate(emitter.steps):
         first.setdefault(step.writes, number)
-        for storage in (*step.reads, step.writes):
+        for storage in step.inner:
+            first.setdefault(storage, number)
+        for storage in (*step.reads, step.writes, *step.inner):
             last[storage] = number
     for tensor in outputs:
         last[tensor.storage] = count
@@ -104,8 +108,7 @@ def _lifetimes(emitter: Emitter, source: Tensor, outputs: list[Tensor]) -> list[
 def _step_text(step: Step) -> list[str]:
     lines = [f"    /* {step.title.replace('*/', '* /')} */"]
     shown = [f"        topfive_write(output, {t.address}, {t.size});" for t in step.shown]
-    if step.before is not None:
-        code, tensor = step.before
+    for code, tensor in step.before:
         lines += ["    if (all) {", *_indented(code, 8)]
         lines += [f"        topfive_write(output, {tensor.address}, {tensor.size});", "    }"]
     lines += _indented(step.code, 4)
@@ -119,14 +122,18 @@ def _indented(code: list[str], width: int) -> list[str]:
 def _layout(emitter: Emitter, source: Tensor, outputs: list[Tensor], arena: int) -> dict[str, Any]:
     tensors = []
     for step in emitter.steps:
-        tensors += [*([step.before[1]] if step.before else []), *step.shown]
-    return {
+        tensors += [*(tensor for _, tensor in step.before), *step.shown]
+    found = {
         "input": _stored(source),
         "outputs": [_stored(tensor) for tensor in outputs],
         "tensors": [_stored(tensor) for tensor in tensors],
         "arena_bytes": arena,
         "products": sum(step.products for step in emitter.steps),
     }
+    accelerated = [(step.title, step.accelerator) for step in emitter.steps if step.accelerator is not None]
+    if accelerated:
+        found["accelerator"] = [{"layer": title, "instructions": dict(n)} for title, n in accelerated]
+    return found
 
 
 def _stored(tensor: Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Opening an artifact of `gemmini_qemu`: batches in files to the program, its tensors back."""
+"""Opening an artifact that is a program: batches in files to it, its tensors back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,13 +20,13 @@ from topfive.targets.base import Array, Artifact, Runner
 from topfive.targets.gemmini_qemu import emulator
 from topfive.targets.gemmini_qemu.toolchain import PROGRAM
 
-__all__ = ["LAYOUT_FILE", "QemuRunner"]
+__all__ = ["LAYOUT_FILE", "ProgramRunner", "QemuRunner"]
 
 LAYOUT_FILE = "layout.json"
 INPUT, OUTPUT = "input.bin", "output.bin"
 
 
-class QemuRunner(Runner):
+class ProgramRunner(Runner):
     """A program started for every batch: a process a thread, each with its share of the pictures."""
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
@@ -37,6 +38,10 @@ class QemuRunner(Runner):
                 RunError(f"{artifact.path} holds no readable {LAYOUT_FILE}", details=str(error))
             ) from None
         self._program = artifact.path / PROGRAM
+
+    @abstractmethod
+    def _execute(self, arguments: Sequence[str], images: int) -> None:
+        """Run the program; RunError unless it finishes this many pictures."""
 
     def callable(self) -> Callable[[Array], Array]:
         """A function of one batch; starting the emulator is part of it."""
@@ -58,16 +63,12 @@ class QemuRunner(Runner):
         return self._fetch(batch, [*self._layout["tensors"], *self._layout["outputs"]], all_tensors=True)
 
     def describe(self) -> dict[str, Any]:
-        """Emulator, compiler, memory, and the retired instructions a picture that were counted when built."""
-        found = emulator.find_emulator()
+        """Compiler, memory, products."""
         return {
             "threads": self.threads,
-            "kernels": "scalar C",
-            "emulator": emulator.emulator_version(found) if found else "absent",
             "compiler": self.artifact.meta["compiler"],
             "activation_bytes": self._layout["arena_bytes"],
             "products_per_image": self._layout["products"],
-            "instructions_per_image": self.artifact.meta["instructions_per_image"],
         }
 
     def _located(self, error: RunError) -> RunError:
@@ -90,13 +91,12 @@ class QemuRunner(Runner):
         self, share: Array, specs: Sequence[dict[str, Any]], all_tensors: bool
     ) -> dict[str, Array]:
         """One process. Its files are kept when it fails, and named."""
-        folder = Path(tempfile.mkdtemp(prefix="topfive-qemu-"))
+        folder = Path(tempfile.mkdtemp(prefix="topfive-program-"))
         images = share.shape[0] // self._layout["input"]["shape"][0]
         try:
             (folder / INPUT).write_bytes(share.tobytes())
             arguments = [str(folder / INPUT), str(folder / OUTPUT), *(["all"] if all_tensors else [])]
-            limit = emulator.time_limit(self._layout["products"], images)
-            emulator.run_program(self._program, arguments, images, limit)
+            self._execute(arguments, images)
             tensors = _read_tensors(folder / OUTPUT, specs, images)
         except RunError as error:
             kept = f"{error.details}\nprogram and its sources: {self.artifact.path}\ninput kept in {folder}"
@@ -106,6 +106,23 @@ class QemuRunner(Runner):
             raise
         shutil.rmtree(folder, ignore_errors=True)
         return tensors
+
+
+class QemuRunner(ProgramRunner):
+    """A program under QEMU's user emulation."""
+
+    def _execute(self, arguments: Sequence[str], images: int) -> None:
+        limit = emulator.time_limit(self._layout["products"], images)
+        emulator.run_program(self._program, arguments, images, limit)
+
+    def describe(self) -> dict[str, Any]:
+        """Also the emulator, and the retired instructions a picture that were counted when built."""
+        found = emulator.find_emulator()
+        return super().describe() | {
+            "kernels": "scalar C",
+            "emulator": emulator.emulator_version(found) if found else "absent",
+            "instructions_per_image": self.artifact.meta["instructions_per_image"],
+        }
 
 
 def _read_tensors(path: Path, specs: Sequence[dict[str, Any]], images: int) -> dict[str, Array]:

@@ -6,24 +6,18 @@ import hashlib
 import shlex
 import shutil
 import subprocess
-from functools import cache
 from pathlib import Path
 
 from topfive.errors import CompileError
+from topfive.targets.gemmini_qemu.kit import SCALAR, Kit
 from topfive.targets.gemmini_qemu.program import Program
+from topfive.targets.tools import said_about_itself
 
 __all__ = ["COMPILER", "PACKAGE", "PROGRAM", "build", "command", "compiler_version", "runtime_hash"]
 
 COMPILER = "riscv64-linux-gnu-gcc"
 PACKAGE = "gcc-riscv64-linux-gnu"
 PROGRAM = "program"
-RUNTIME = Path(__file__).parent / "runtime"
-# rv64gc without a C library. No contraction: a fused multiply-add would round once where ONNX rounds twice.
-FLAGS = (
-    "-O3 -static -march=rv64gc -mabi=lp64d -mcmodel=medany -std=gnu11 -Wall "
-    "-ffreestanding -nostdlib -fno-pic -no-pie -fno-stack-protector "
-    "-ffp-contract=off -fno-tree-loop-distribute-patterns"
-)
 DATA = """    .section .rodata
     .balign 64
     .globl topfive_data
@@ -34,30 +28,17 @@ topfive_data:
 BUILD_SECONDS = 600
 
 
-def sources() -> list[Path]:
-    """The runtime's C files and headers, sorted by name."""
-    return sorted(path for path in RUNTIME.iterdir() if path.suffix in (".c", ".h"))
-
-
-@cache
-def runtime_hash() -> str:
-    """What identifies the runtime: part of the artifact's key."""
-    digest = hashlib.sha256()
-    for path in sources():
+def runtime_hash(kit: Kit = SCALAR) -> str:
+    """What identifies a runtime: part of the artifact's key."""
+    digest = hashlib.sha256(kit.flags.encode())
+    for path in kit.sources:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-@cache
 def compiler_version(compiler: str | None) -> str:
     """The first line that the compiler at this path says about itself; "absent" without one."""
-    if compiler is None:
-        return "absent"
-    try:
-        said = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "does not run"
-    return (said.stdout.splitlines() or ["says nothing"])[0]
+    return "absent" if compiler is None else said_about_itself((compiler, "--version"))
 
 
 def find_compiler() -> str | None:
@@ -65,13 +46,13 @@ def find_compiler() -> str | None:
     return shutil.which(COMPILER)
 
 
-def command() -> list[str]:
+def command(kit: Kit = SCALAR) -> list[str]:
     """The command that makes the program, in the artifact's folder."""
-    files = [path.name for path in sources() if path.suffix == ".c"]
-    return [COMPILER, *FLAGS.split(), "-o", PROGRAM, "program.c", "data.S", *files, "-lgcc"]
+    files = [path.name for path in kit.sources if path.suffix == ".c"]
+    return [COMPILER, *kit.flags.split(), "-o", PROGRAM, "program.c", "data.S", *files, "-lgcc"]
 
 
-def build(program: Program, out: Path) -> str:
+def build(program: Program, out: Path, kit: Kit = SCALAR) -> str:
     """Write the program's sources into `out`, compile them there, and return the command line.
 
     Raises CompileError with the compiler's own words when it is missing, fails, or takes too long.
@@ -81,12 +62,12 @@ def build(program: Program, out: Path) -> str:
     (out / "program.c").write_text(program.text, encoding="utf-8")
     (out / "data.bin").write_bytes(program.data)
     (out / "data.S").write_text(DATA, encoding="utf-8")
-    for path in sources():
+    for path in kit.sources:
         shutil.copyfile(path, out / path.name)
-    line = shlex.join(command())
+    line = shlex.join(command(kit))
     try:
         done = subprocess.run(
-            command(), cwd=out, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+            command(kit), cwd=out, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         raise CompileError(f"{COMPILER} took more than {BUILD_SECONDS} s", details=f"$ {line}") from None

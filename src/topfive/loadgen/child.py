@@ -1,0 +1,233 @@
+"""The process of one LoadGen run: `python -m topfive.loadgen.child FOLDER` with FOLDER/job.json.
+
+LoadGen cannot be stopped, hangs on a query without an answer, and aborts the process after an exception in a
+callback; so each run has a process of its own, and callbacks keep their exception and answer with nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from topfive.loadgen.plan import Plan
+from topfive.loadgen.settings import test_settings
+
+__all__ = ["main"]
+
+JOB, OUTCOME, CROPS = "job.json", "outcome.json", "samples.npy"
+WARM_UP_CALLS, LEAST_CALLS, MOST_CALLS, TIMED_SECONDS = 3, 5, 1000, 0.5
+Infer = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+class Samples:
+    """Input tensors by sample index; those that LoadGen asks for are in memory while it says so."""
+
+    def __init__(self, crops: NDArray[np.uint8], profile: str) -> None:
+        from topfive.images import load_profile, normalise
+
+        loaded = load_profile(profile)
+        self._crops, self._normalise, self._profile = crops, normalise, loaded
+        self.count = len(crops)
+        self._loaded: dict[int, NDArray[Any]] = {}
+
+    def load(self, indices: Sequence[int]) -> None:
+        """LoadGen's load_samples: outside the measured time."""
+        for index in indices:
+            if index not in self._loaded:
+                self._loaded[index] = self._normalise(self._crops[index][None], self._profile)
+
+    def unload(self, indices: Sequence[int]) -> None:
+        """LoadGen's unload_samples."""
+        for index in indices:
+            self._loaded.pop(index, None)
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        return self._loaded[index]
+
+
+class System:
+    """The system under test: answers queries through one runner, with one buffer for answers.
+
+    The answer to a sample is its class number as float32, as MLPerf's reference writes it.
+    """
+
+    def __init__(self, loadgen: Any, infer: Infer, samples: Samples, *, batch: int, background: bool) -> None:
+        self._loadgen, self._infer, self._samples = loadgen, infer, samples
+        self._batch, self._background = batch, int(background)
+        self._answers = np.empty(batch, np.float32)
+        self._address = self._answers.ctypes.data
+        self._inputs: NDArray[Any] | None = None
+        self.failure = ""
+
+    def issue(self, ids: list[int], indices: list[int]) -> None:
+        """Answer a query; an exception is kept, and this and all later samples get empty answers."""
+        for start in range(0, len(ids), self._batch):
+            some = ids[start : start + self._batch]
+            try:
+                if self.failure:
+                    self._refuse(some)
+                    continue
+                self._answer(some, indices[start : start + self._batch])
+            except BaseException:  # LoadGen aborts the process if anything leaves this function
+                self.failure = self.failure or traceback.format_exc()
+                self._refuse(some)
+
+    def _answer(self, ids: list[int], indices: list[int]) -> None:
+        count = len(ids)
+        if count == 1:
+            output = self._infer(self._samples[indices[0]])
+        else:
+            output = self._infer(self._gather(indices))
+        classes = output.reshape(count, -1).argmax(axis=1)
+        self._answers[:count] = classes - self._background
+        response, address = self._loadgen.QuerySampleResponse, self._address
+        self._loadgen.QuerySamplesComplete(
+            [response(name, address + 4 * place, 4) for place, name in enumerate(ids)]
+        )
+
+    def _gather(self, indices: list[int]) -> NDArray[Any]:
+        if self._inputs is None:
+            first = self._samples[indices[0]]
+            self._inputs = np.empty((self._batch, *first.shape[1:]), first.dtype)
+        for place, index in enumerate(indices):
+            self._inputs[place] = self._samples[index][0]
+        return self._inputs[: len(indices)]
+
+    def _refuse(self, ids: list[int]) -> None:
+        response = self._loadgen.QuerySampleResponse
+        self._loadgen.QuerySamplesComplete([response(name, 0, 0) for name in ids])
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+class Queued:
+    """Queries answered by a thread, so that the Server scenario's arrivals keep their schedule.
+
+    Whatever has arrived when the runner is free is answered as one batch.
+    """
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._queue: queue.SimpleQueue[tuple[list[int], list[int]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def issue(self, ids: list[int], indices: list[int]) -> None:
+        """Take a query."""
+        self._queue.put((ids, indices))
+
+    def _work(self) -> None:
+        while (taken := self._queue.get()) is not None:
+            ids, indices = taken
+            while True:
+                try:
+                    more = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    self._queue.put(None)
+                    break
+                ids, indices = ids + more[0], indices + more[1]
+            self._system.issue(ids, indices)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+
+def main(folder: Path) -> int:
+    """Run the job in `folder`; 0 if LoadGen ran to its end without a failure in a callback."""
+    import mlperf_loadgen
+
+    import topfive
+
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    plan = Plan(**job["plan"])
+    samples = Samples(np.load(folder / CROPS, mmap_mode="r"), job["profile"])
+    batch = plan.batch if job["batch"] is None else int(job["batch"])
+    with topfive.open(Path(job["artifact"]), threads=job["threads"]) as runner:
+        infer = runner.callable()
+        latency, slowest, rate = _measure(infer, samples, batch)
+        _write(folder, {"latency": latency, "rate": rate})
+        system = System(mlperf_loadgen, infer, samples, batch=batch, background=job["background"])
+        queued = Queued(system) if plan.scenario == "Server" else None
+        settings = test_settings(
+            mlperf_loadgen, plan, latency=latency, slowest=slowest, batch_rate=rate, folder=folder
+        )
+        _start(mlperf_loadgen, folder, queued or system, samples, settings)
+        if queued is not None:
+            queued.close()
+    _write(folder, {"latency": latency, "rate": rate, "failure": system.failure, "ended": True})
+    return 1 if system.failure else 0
+
+
+def _start(loadgen: Any, folder: Path, system: Any, samples: Samples, settings: Any) -> None:
+    output = loadgen.LogOutputSettings()
+    output.outdir = str(folder)
+    output.copy_summary_to_stdout = False
+    logs = loadgen.LogSettings()
+    logs.log_output = output
+    logs.enable_trace = False
+    sut = loadgen.ConstructFastSUT(system.issue, system.flush)
+    qsl = loadgen.ConstructQSL(samples.count, samples.count, samples.load, samples.unload)
+    # An audit.config in the current folder would change the run silently: name one that does not exist.
+    loadgen.StartTestWithLogSettings(sut, qsl, settings, logs, str(folder / "no-audit.config"))
+    loadgen.DestroyQSL(qsl)
+    loadgen.DestroyFastSUT(sut)
+
+
+def _measure(infer: Infer, samples: Samples, batch: int) -> tuple[float, float, float]:
+    """Median and largest seconds of one call of one sample, and samples a second in full batches."""
+    samples.load([0])
+    one = samples[0]
+    times = _timed(infer, one)
+    single, slowest = float(np.median(times)), max(times)
+    rate = 1 / single
+    if batch > 1:
+        rate = max(rate, batch / float(np.median(_timed(infer, np.concatenate([one] * batch)))))
+    samples.unload([0])
+    return single, slowest, rate
+
+
+def _timed(infer: Infer, data: NDArray[Any]) -> list[float]:
+    for _ in range(WARM_UP_CALLS):
+        infer(data)
+    times: list[float] = []
+    while len(times) < LEAST_CALLS or (sum(times) < TIMED_SECONDS and len(times) < MOST_CALLS):
+        start = time.perf_counter()
+        infer(data)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _write(folder: Path, outcome: dict[str, Any]) -> None:
+    temporary = folder / f"{OUTCOME}.part"
+    temporary.write_text(json.dumps(outcome), encoding="utf-8")
+    temporary.replace(folder / OUTCOME)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the process that started this one is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)
+
+
+if __name__ == "__main__":
+    _die_with_parent()
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,78 @@
+"""LoadGen's TestSettings from a plan: every field is set here, none by a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from topfive.loadgen.plan import Plan, ScenarioError
+
+__all__ = ["test_settings"]
+
+# Seeds of a short run: fixed, so that two runs ask for the same samples in the same order.
+SEEDS = {"qsl_rng_seed": 1, "sample_index_rng_seed": 2, "schedule_rng_seed": 3}
+SINGLE_HINT, MULTI_HINT, OFFLINE_HINT = 4.0, 5.0, 2.0
+"""How far LoadGen's expectation is set above what was measured: a run that is faster than expected runs out
+of prepared queries and is invalid."""
+SERVER_LOAD = 0.3
+"""Server's arrival rate, as a share of what one call after another could serve."""
+SERVER_LATENCY_SECONDS = 0.015
+SERVER_LATENCIES = 10.0
+SERVER_SLOWEST = 3.0
+"""Server's latency limit where none is given: MLPerf's 15 ms for ResNet-50, or so many times the
+median or the slowest call that was measured: a machine that is shared has calls that take that long."""
+MODE_NAMES = {
+    "performance": "PerformanceOnly",
+    "accuracy": "AccuracyOnly",
+    "find-peak": "FindPeakPerformance",
+}
+
+
+def test_settings(
+    loadgen: Any, plan: Plan, *, latency: float, slowest: float, batch_rate: float, folder: Path
+) -> Any:
+    """TestSettings of a plan. latency, slowest: measured seconds of one call; batch_rate: samples/s.
+
+    Raises ScenarioError if LoadGen refuses its own mlperf.conf in submission mode.
+    """
+    settings = loadgen.TestSettings()
+    if plan.submission:
+        _official(settings, plan, folder)
+    settings.scenario = getattr(loadgen.TestScenario, plan.scenario)
+    settings.mode = getattr(loadgen.TestMode, MODE_NAMES[plan.mode])
+    if not plan.submission:
+        for name, seed in SEEDS.items():
+            setattr(settings, name, seed)
+    if not plan.submission or plan.seconds is not None:
+        settings.min_duration_ms = round(1000 * plan.least_seconds)
+    if not plan.submission or plan.count is not None:
+        settings.min_query_count = plan.least_queries
+    settings.multi_stream_samples_per_query = plan.samples_per_query
+    settings.single_stream_expected_latency_ns = _nanoseconds(latency / SINGLE_HINT)
+    expected = plan.max_latency or latency * plan.samples_per_query / MULTI_HINT
+    settings.multi_stream_expected_latency_ns = _nanoseconds(expected)
+    settings.offline_expected_qps = plan.qps or batch_rate * OFFLINE_HINT
+    settings.server_target_qps = plan.qps or SERVER_LOAD / latency
+    if plan.max_latency is not None or not plan.submission:
+        limit = plan.max_latency or max(
+            SERVER_LATENCY_SECONDS, SERVER_LATENCIES * latency, SERVER_SLOWEST * slowest
+        )
+        settings.server_target_latency_ns = _nanoseconds(limit)
+    for name, value in plan.overrides.items():
+        kind = type(getattr(settings, name))
+        setattr(settings, name, kind(value))
+    return settings
+
+
+def _official(settings: Any, plan: Plan, folder: Path) -> None:
+    """LoadGen's built-in mlperf.conf, which it reads on the first call in a process only."""
+    empty = folder / "empty_user.conf"
+    empty.write_text("", encoding="utf-8")
+    status = settings.FromConfig(os.fspath(empty), "resnet50", plan.scenario)
+    if status:
+        raise ScenarioError(f"LoadGen's own mlperf.conf was refused with status {status}")
+
+
+def _nanoseconds(seconds: float) -> int:
+    return max(1, round(1e9 * seconds))

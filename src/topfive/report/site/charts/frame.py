@@ -1,0 +1,112 @@
+"""Axes, ticks and the element around a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+__all__ = ["SERIES", "Axis", "Frame", "clean", "figure", "short"]
+
+SERIES = 8
+"""How many colours the style sheet has: classes s0 to s7."""
+
+
+def clean(text: str) -> str:
+    """Text for an element or an attribute in double quotes; what XML cannot hold becomes a question mark."""
+    shown = "".join(c if c >= " " and not "\ud800" <= c <= "\udfff" else "?" for c in text)
+    return escape(shown, {'"': "&quot;"})
+
+
+def short(number: float) -> str:
+    """A number of a tick in few letters: three digits, k M G for thousands."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From values low..high to pixels start..end, linear or logarithmic (then low > 0)."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    @staticmethod
+    def around(
+        values: Sequence[float], start: float, end: float, *, log: bool = False, zero: bool = False
+    ) -> Axis:
+        """An axis that shows all values, with a little room; zero: it begins at 0."""
+        low, high = min(values), max(values)
+        if log:
+            room = max((high / low) ** 0.08, 1.15)
+            return Axis(low / room, high * room, start, end, log=True)
+        room = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
+        return Axis(0.0 if zero else low - room, high + room, start, end)
+
+    def at(self, value: float) -> float:
+        """The pixel of a value, to a tenth."""
+        if self.log:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def ticks(self) -> list[float]:
+        """Round numbers on the axis: 1, 2, 5 times powers of ten; about five where it is linear or short."""
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            wide = self.high / self.low > 500
+            found = [step * 10.0**power for power in powers for step in ((1,) if wide else (1, 2, 5))]
+            inside = [tick for tick in found if self.low <= tick <= self.high]
+            if len(inside) > 2:
+                return inside
+        rough = (self.high - self.low) / 5
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough)
+        first = math.ceil(self.low / step - 1e-9)
+        return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The area of a plot within its figure, and its axes. across: left to right; up: bottom to top."""
+
+    across: Axis
+    up: Axis
+    across_title: str
+    up_title: str
+
+    def grid(self, *, across_ticks: Sequence[tuple[float, str]] | None = None) -> list[str]:
+        """Lines and numbers of both axes, and their titles. across_ticks: in place of round numbers."""
+        left, right, bottom, top = self.across.start, self.across.end, self.up.start, self.up.end
+        lines = []
+        marks = [(t, short(t)) for t in self.across.ticks()] if across_ticks is None else across_ticks
+        for value, text in marks:
+            x = self.across.at(value)
+            lines.append(f'<path class="grid" d="M{x} {top}V{bottom}"/>')
+            lines.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{clean(text)}</text>')
+        for value in self.up.ticks():
+            y = self.up.at(value)
+            lines.append(f'<path class="grid" d="M{left} {y}H{right}"/>')
+            lines.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{short(value)}</text>')
+        middle = (left + right) / 2
+        titled = f'text-anchor="middle">{clean(self.across_title)}</text>'
+        lines.append(f'<text class="axis" x="{middle}" y="{bottom + 34}" {titled}')
+        half = (top + bottom) / 2
+        turned = f'transform="rotate(-90 14 {half})" text-anchor="middle">{clean(self.up_title)}</text>'
+        lines.append(f'<text class="axis" x="14" y="{half}" {turned}')
+        return lines
+
+
+def figure(width: int, height: int, title: str, parts: Sequence[str], *, kind: str = "") -> str:
+    """An SVG element for a page; title: what it shows, for who cannot see it."""
+    return (
+        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="{clean(title)}"><title>{clean(title)}</title>{"".join(parts)}</svg>'
+    )

@@ -1,0 +1,83 @@
+"""What a report is made of, whatever file it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from topfive.golden import Golden
+
+__all__ = ["Broken", "Case", "Content", "Figures", "Run"]
+
+Case = tuple[str, str, str]
+"""Model, target and quant mode."""
+NO_ROUNDS: npt.NDArray[np.float64] = np.empty(0)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one test of a run found about one case; None and "" where it does not say.
+
+    values: golden (verdict), top1 and top5 (fractions), pictures (that they are of), p50 p90 p99 (seconds),
+    images_per_s, rounds (how many), modelled_estimate and modelled_bus (cycles), simulated, loadgen_*.
+    seconds: raw rounds, float64 [rounds], in the order in which they were made. reason: why it failed or was
+    skipped.
+    """
+
+    test: str
+    case: Case
+    batch: int | None
+    outcome: str
+    values: Mapping[str, Any]
+    seconds: npt.NDArray[np.float64] = field(default_factory=lambda: NO_ROUNDS, compare=False)
+    reason: str = ""
+
+    def number(self, name: str) -> float | None:
+        """A value that is a number, else None."""
+        value = self.values.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stored result: a session, scenario, sweep or pair of records, or a file of pytest-benchmark.
+
+    id: unique in a report. created: ISO 8601, UTC. source: the file, as a person would name it. host: tells
+    machines apart. environment: words about the machine, in order.
+    """
+
+    id: str
+    kind: str
+    created: str
+    source: str
+    command: str
+    commit: str
+    dirty: bool
+    host: str
+    environment: Mapping[str, str]
+    figures: tuple[Figures, ...]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A file that was to be in the report and cannot be read, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that a site shows. runs: the oldest first. goldens: the committed files, by case."""
+
+    runs: Sequence[Run] = ()
+    goldens: Mapping[Case, Golden] = field(default_factory=dict)
+    broken: Sequence[Broken] = ()
+
+    def cases(self) -> list[Case]:
+        """Every case that a run or a golden is about, sorted, each once."""
+        return sorted({*self.goldens, *(figures.case for run in self.runs for figures in run.figures)})

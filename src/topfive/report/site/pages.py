@@ -1,0 +1,261 @@
+"""From content to pages: every page as text, and every number through one of a few formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from topfive.report.site.charts.histogram import histogram_chart
+from topfive.report.site.charts.lines import Series, history_chart, scaling_chart
+from topfive.report.site.charts.pareto import Point, pareto_chart
+from topfive.report.site.content import Content, Run
+from topfive.report.site.layers import LayerStudy, cycle_bars, flame, loss_chart, roofline
+from topfive.report.site.names import page_name
+from topfive.report.site.newest import CaseView, case_views
+from topfive.report.site.published import PublishedRow, published_for
+from topfive.report.site.rows import OverviewRow, footnotes, overview_row, shown_pictures
+from topfive.report.site.steps import levels
+from topfive.report.site.thumbnails import Thumbnails
+
+__all__ = ["Material", "site_files"]
+
+PACKAGE = "topfive.report.site"
+NO_STUDY = LayerStudy()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What pages are made of besides the content.
+
+    simulations: what is simulated or emulated, by target. studies: by model. pictures: how many a model
+    shows.
+    """
+
+    title: str
+    made: str
+    simulations: Mapping[str, str] = field(default_factory=dict)
+    published: Sequence[PublishedRow] = ()
+    studies: Mapping[str, LayerStudy] = field(default_factory=dict)
+    thumbnails: Thumbnails = field(default_factory=lambda: Thumbnails({}))
+    pictures: int = 4
+
+
+def site_files(content: Content, material: Material) -> dict[str, bytes]:
+    """Every file of the site by its path in it: index.html, style.css, models/, runs/, pictures/."""
+    views = case_views(content)
+    stored = {view.case[1]: view.simulated for view in views if view.simulated}
+    simulations = {**material.simulations, **stored}
+    env = _environment(material)
+    texts = {"index.html": _index(env, content, views, simulations)}
+    by_model = {name: list(found) for name, found in groupby(views, key=lambda view: view.case[0])}
+    for model, found in by_model.items():
+        texts[f"models/{page_name(model)}.html"] = _model(env, model, found, simulations, material)
+    for run in content.runs:
+        texts[f"runs/{page_name(run.id)}.html"] = _run(env, run, simulations)
+    loader: Any = env.loader
+    texts["style.css"] = loader.get_source(env, "style.css")[0]
+    return {**{path: text.encode() for path, text in texts.items()}, **material.thumbnails.files}
+
+
+def _environment(material: Material) -> Environment:
+    env = Environment(
+        loader=PackageLoader(PACKAGE, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "ms": milliseconds,
+        "percent": percent,
+        "rate": rate,
+        "page": page_name,
+        "mega": megacycles,
+        "short_commit": lambda commit: commit[:9],
+        "day": lambda created: created[:16].replace("T", " "),
+    }
+    env.globals |= {"site_title": material.title, "made": material.made}
+    return env
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as milliseconds with three digits behind the point, one from 100 ms on; a dash for None."""
+    if seconds is None:
+        return "-"
+    value = 1e3 * seconds
+    return f"{value:.3f}" if value < 100 else f"{value:.1f}"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as per cent with two digits; a dash for None."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def rate(value: float | None) -> str:
+    """Images a second; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def megacycles(cycles: int | None) -> str:
+    """Cycles as millions with three digits; a dash for None."""
+    return "-" if cycles is None else f"{cycles / 1e6:.3f}"
+
+
+def _index(
+    env: Environment, content: Content, views: Sequence[CaseView], simulations: Mapping[str, str]
+) -> str:
+    rows = [overview_row(view, simulations) for view in views]
+    columns = sorted({(row.target, row.quant) for row in rows})
+    loader: Any = env.loader
+    return env.get_template("index.html.j2").render(
+        rows=rows,
+        models=_unique(row.model for row in rows),
+        targets=sorted({row.target for row in rows}),
+        quants=sorted({row.quant for row in rows}),
+        verdicts=sorted({row.verdict for row in rows if row.verdict}),
+        columns=columns,
+        matrix={(row.model, row.target, row.quant): row for row in rows},
+        simulations=simulations,
+        notes=footnotes(rows, simulations),
+        runs=content.runs[::-1],
+        broken=content.broken,
+        pareto=_pareto_of_all(rows),
+        script=Markup(loader.get_source(env, "page.js")[0]),
+        root="",
+    )
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _pareto_of_all(rows: Sequence[OverviewRow]) -> Markup:
+    """The best of every model on what is not simulated, if there are few enough to tell apart."""
+    points = [
+        Point(f"{row.model}, {row.target} {row.quant}", row.p50, row.top1)
+        for row in rows
+        if not row.simulated and row.p50 and row.top1 is not None
+    ]
+    return Markup(pareto_chart(points, "Top-1 against p50 latency, every model") if len(points) <= 24 else "")
+
+
+def _model(
+    env: Environment,
+    model: str,
+    views: Sequence[CaseView],
+    simulations: Mapping[str, str],
+    material: Material,
+) -> str:
+    rows = [overview_row(view, simulations) for view in views]
+    study = material.studies.get(model, NO_STUDY)
+    published = published_for(model, material.published)
+    goldens = {view.label: view.golden for view in views if view.golden is not None}
+    pictures = [
+        (picture, material.thumbnails.of(model, picture.file, picture.sha256))
+        for picture in shown_pictures(goldens, material.pictures)
+    ]
+    return env.get_template("model.html.j2").render(
+        model=model,
+        views=list(zip(rows, views, strict=True)),
+        notes=footnotes(rows, simulations),
+        scores={golden.score for golden in goldens.values()},
+        pareto=Markup(_pareto(model, rows)),
+        histograms=[(label, Markup(text)) for label, text in _histograms(views)],
+        scaling=Markup(_scaling(model, views, published, simulations)),
+        histories=[(label, Markup(text)) for label, text in _histories(views)],
+        pictures=pictures,
+        published=published,
+        sources=_unique(f"{row.source}; {row.tool}" for row in published),
+        losses=[(loss, Markup(loss_chart(loss))) for loss in study.losses],
+        traces=[
+            (trace.about, Markup(cycle_bars(trace)), Markup(roofline(trace)), Markup(flame(trace)))
+            for trace in study.traces
+        ],
+        problems=study.problems,
+        root="../",
+    )
+
+
+def _pareto(model: str, rows: Sequence[OverviewRow]) -> str:
+    points = [
+        Point(
+            f"{row.target}{'~' if row.simulated else ''} {row.quant}", row.p50, row.top1, bool(row.simulated)
+        )
+        for row in rows
+        if row.p50 and row.top1 is not None
+    ]
+    return pareto_chart(points, f"{model}: top-1 against p50 latency")
+
+
+def _histograms(views: Sequence[CaseView]) -> Iterable[tuple[str, str]]:
+    for view in views:
+        first = view.measured[0] if view.measured else None
+        if first is not None and len(first.seconds):
+            label = f"{view.label}, batch {first.batch}"
+            yield label, histogram_chart(first.seconds, label)
+
+
+def _scaling(
+    model: str,
+    views: Sequence[CaseView],
+    published: Sequence[PublishedRow],
+    simulations: Mapping[str, str],
+) -> str:
+    series = []
+    for view in views:
+        points = [(m.batch, m.number("images_per_s") or 0.0) for m in view.measured]
+        if len(found := tuple(point for point in points if point[1] > 0)) > 1:
+            series.append(
+                Series(f"{view.case[1]}{'~' if view.case[1] in simulations else ''} {view.case[2]}", found)
+            )
+    by_device: dict[str, list[tuple[int, float]]] = {}
+    for row in published if series else ():
+        if row.images_per_s:
+            by_device.setdefault(f"{row.device} {row.quant}", []).append((row.batch, row.images_per_s))
+    for label, points in by_device.items():
+        series.append(Series(f"{label} (published)", tuple(sorted(points)), dashed=True))
+    return scaling_chart(series, f"{model}: images a second against batch")
+
+
+def _histories(views: Sequence[CaseView]) -> Iterable[tuple[str, str]]:
+    for view in views:
+        if not view.measured:
+            continue
+        batch = view.measured[0].batch
+        moments = view.history(batch)
+        values = [moment.p50 for moment in moments]
+        names = [(m.run.commit[:7] or m.run.created[:10]) + ("+" if m.run.dirty else "") for m in moments]
+        label = f"{view.label}, batch {batch}"
+        if chart := history_chart(values, names, levels(values), f"p50 of {label} over {len(values)} runs"):
+            yield label, chart
+
+
+def _run(env: Environment, run: Run, simulations: Mapping[str, str]) -> str:
+    cases: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for figures in run.figures:
+        row = cases.setdefault(figures.case, {"golden": "", "top1": None, "times": {}, "loadgen": {}})
+        row["golden"] = figures.values.get("golden") or row["golden"]
+        if figures.number("top1") is not None:
+            row["top1"] = figures.number("top1")
+        if figures.batch is not None and figures.number("p50") is not None:
+            row["times"].setdefault(figures.batch, (figures.number("p50"), figures.number("images_per_s")))
+        row["loadgen"] |= {
+            name.removeprefix("loadgen_"): value
+            for name, value in figures.values.items()
+            if name.startswith("loadgen_") and not name.endswith("_queries")
+        }
+    there = {case[1] for case in cases}
+    return env.get_template("run.html.j2").render(
+        run=run,
+        cases=cases,
+        faults=[f for f in run.figures if f.outcome == "failed"],
+        simulations={target: what for target, what in sorted(simulations.items()) if target in there},
+        root="../",
+    )

@@ -1,0 +1,1 @@
+"""Accuracy over a whole picture set: shards, resuming, merging, engines."""

@@ -1,0 +1,1 @@
+"""NVIDIA's GPUs through TensorRT: its Python API with cuda-python, or trtexec."""

@@ -1,0 +1,48 @@
+"""Which tools the tests of `aic100` run: real ones if they are installed, else the emulated ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from topfive.targets.aic100 import probe
+from topfive.targets.aic100.toolchain import find_tools
+
+EMULATORS = Path(__file__).resolve().parent / "emulators" / "aic100"
+REAL = not find_tools().missing("compiler", "runner", "utility") and not find_tools().simulation()
+emulated = pytest.mark.skipif(REAL, reason="real tools are installed, which cannot be told to fail")
+
+
+class Emulated:
+    """The emulated tools: `told(failure="run_hang", nsp_free=[0, 14])` decides what they do from now on."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self._file = folder / "emulated-device.json"
+        self._patch = patch
+
+    def install(self, tools: Path = EMULATORS) -> None:
+        """Put them into PATH; nothing happens where real tools are installed."""
+        if REAL:
+            return
+        self._patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+        self._patch.setenv("TOPFIVE_EMULATOR_PYTHON", sys.executable)
+        self._patch.setenv("TOPFIVE_EMULATED_AIC100", str(self._file))
+        self._patch.setenv("TOPFIVE_AIC100_SUDO", "no")
+        self.told()
+
+    def told(self, **state: Any) -> None:
+        self._file.write_text(json.dumps(state), encoding="utf-8")
+        Path(f"{self._file}.queries").unlink(missing_ok=True)
+        # What was asked of another device.
+        probe._device.cache_clear()
+
+    @property
+    def queries(self) -> int:
+        """How often the device was asked since."""
+        counter = Path(f"{self._file}.queries")
+        return int(counter.read_text(encoding="utf-8")) if counter.exists() else 0

@@ -1,0 +1,1 @@
+"""topfive's emulated cuda-python: host memory in place of a GPU's."""

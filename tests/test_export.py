@@ -1,0 +1,176 @@
+"""Networks exported from PyTorch: where they are kept, what is refused, and the export itself (slow)."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from topfive import sources
+from topfive.cards import Card, load_cards
+from topfive.errors import FetchError
+from topfive.images import load_profile
+from topfive.sources.export import exported_path, unfetched_reason
+
+WITHOUT_TORCH = importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None
+needs_torch = pytest.mark.skipif(WITHOUT_TORCH, reason="torch and torchvision are not installed")
+
+ZOO = """resnet18 224 11.69
+resnet50 224 25.557
+inception_v3 299 27.161
+efficientnet_b2 288 9.11
+vit_b_16 224 86.568
+vit-base-patch16-224 224 86.568
+resnet-152 224 60.193
+"""
+
+
+def card(name: str = "resnet18") -> Card:
+    return load_cards()[name]
+
+
+def test_the_zoo_has_the_53_models_of_the_classifier_script() -> None:
+    zoo = [card for card in load_cards().values() if card.source.kind in ("torchvision", "huggingface")]
+    assert len(zoo) == 53
+    assert sum(card.source.kind == "huggingface" for card in zoo) == 2
+    for found in zoo:
+        profile = load_profile(found.input.profile)
+        assert profile.tensor.layout == "NCHW"
+
+
+@pytest.mark.parametrize("row", list(csv.reader(io.StringIO(ZOO), delimiter=" ")), ids=lambda row: row[0])
+def test_sizes_and_weights_of_the_zoo(row: list[str]) -> None:
+    found = card(row[0])
+    assert found.input.size == (int(row[1]), int(row[1]))
+    assert found.published.parameters_millions == float(row[2])
+
+
+def test_resnet_50_has_the_first_weights_and_resnet50_the_second() -> None:
+    assert (card("resnet-50").source.revision, card("resnet-50").published.top1) == ("IMAGENET1K_V1", 0.7613)
+    assert (card("resnet50").source.revision, card("resnet50").published.top1) == ("IMAGENET1K_V2", 0.80858)
+
+
+def test_an_unfetched_network_says_what_to_do(tmp_path: Path) -> None:
+    assert "topfive fetch resnet18" in unfetched_reason(card(), tmp_path)
+    with pytest.raises(FetchError, match="topfive fetch resnet18"):
+        sources.resolve(card(), tmp_path)
+
+
+def kept(folder: Path, content: bytes = b"model") -> Path:
+    path = exported_path(card(), folder)
+    path.write_bytes(content)
+    digest = "9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"  # of b"model"
+    path.with_suffix(".json").write_text(json.dumps({"sha256": digest}))
+    return path
+
+
+def test_a_fetched_network_is_used_after_its_hash_is_checked(tmp_path: Path) -> None:
+    path = kept(tmp_path)
+    assert sources.resolve(card(), tmp_path) == path
+    assert sources.unavailable_reason(
+        replace(card(), output=replace(card().output, labels="")), tmp_path
+    ) in (
+        "",
+        card().missing_reason(),
+    )
+    path.write_bytes(b"other")
+    with pytest.raises(FetchError, match="was changed after it was exported"):
+        sources.resolve(card(), tmp_path)
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"sha": 1}', None], ids=["empty", "list", "no hash", "absent"])
+def test_a_network_without_its_note_is_refused(note: str | None, tmp_path: Path) -> None:
+    path = kept(tmp_path).with_suffix(".json")
+    path.unlink()
+    if note is not None:
+        path.write_text(note)
+    with pytest.raises(FetchError, match="remove both and fetch again"):
+        sources.resolve(card(), tmp_path)
+
+
+def test_random_weights_are_never_the_cards_own_file(tmp_path: Path) -> None:
+    places = {exported_path(card(), tmp_path, opset=o, seed=s) for o in (None, 13) for s in (None, 0, 1)}
+    assert len(places) == 6
+    assert exported_path(card(), tmp_path) == exported_path(card(), tmp_path, opset=17)
+
+
+def test_a_file_that_nobody_vouched_for_is_not_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="nobody has vouched"):
+        sources.resolve(card("mlperf_resnet50_opset11"), tmp_path, allow_download=True)
+
+
+@pytest.mark.skipif(not WITHOUT_TORCH, reason="torch is installed")
+def test_the_extra_is_named_when_torch_is_absent(tmp_path: Path) -> None:
+    from topfive.sources.export import export
+
+    with pytest.raises(FetchError, match=r"is not installed: pip install 'topfive\[export\]'"):
+        export(card(), tmp_path, seed=0)
+
+
+FAMILIES = (
+    "resnet18",
+    "mobilenet_v2",
+    "squeezenet1_1",
+    "shufflenet_v2_x1_0",
+    "efficientnet_b0",
+    "mnasnet0_5",
+)
+
+
+@needs_torch
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_exports_with_random_weights(name: str, tmp_path: Path) -> None:
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    from topfive.sources.export import export
+
+    found = export(card(name), tmp_path, seed=3, opset=13)
+    assert found.difference < 1e-4
+    assert found.parameters == pytest.approx(1e6 * (card(name).published.parameters_millions or 0), abs=500)
+    model = onnx.load(found.path)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 13
+    session = onnxruntime.InferenceSession(str(found.path), providers=["CPUExecutionProvider"])
+    pictures = np.random.default_rng(0).normal(size=(5, 3, *card(name).input.size)).astype(np.float32)
+    logits = session.run(None, {"input": pictures})[0]
+    assert logits.shape == (5, 1000)
+    assert np.abs(logits - logits[0]).max() > 1e-3 * np.abs(logits).max()
+
+
+@needs_torch
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    import numpy as np
+
+    from topfive.sources.export.networks import build_network
+
+    weights = [
+        np.concatenate(
+            [t.numpy().ravel() for t in build_network(card("squeezenet1_1"), seed=s).state_dict().values()]
+        )
+        for s in (1, 1, 2)
+    ]
+    assert np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
+@needs_torch
+def test_weights_beyond_float16_are_counted_and_clipped_on_request() -> None:
+    import torch
+
+    from topfive.sources.export.onnx_export import clip_to_float16
+
+    network = torch.nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[1.0, -70000.0, 65505.0]]))
+    assert clip_to_float16(network, apply=False) == 2
+    assert network.weight.tolist() == [[1.0, -70000.0, 65505.0]]
+    assert clip_to_float16(network, apply=True) == 2
+    assert network.weight.tolist() == [[1.0, -65504.0, 65504.0]]

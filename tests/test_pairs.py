@@ -1,0 +1,168 @@
+"""Pairs: the statistics, the turns, and real models on a machine that other processes load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import topfive
+from topfive.commands.pair import measure_pair
+from topfive.errors import OptionError, RunError
+from topfive.pairing import HelperSide, RunnerSide, Side, Slots, helper_of, interleave, open_side, ratio_of
+from topfive.pairing.sides import input_of
+from topfive.records import list_records
+
+from topfive_command import run_topfive
+
+BURNER = "while True: pass"
+
+
+class Clocked(Side):
+    """A side whose calls take what it is told, and that notes its turns."""
+
+    def __init__(self, name, seconds, turns):
+        self.name, self.seconds, self.turns = name, seconds, turns
+
+    def calls(self, count):
+        self.turns.append(self.name)
+        return [self.seconds] * count
+
+
+class Twice(RunnerSide):
+    """The same model run twice a call."""
+
+    def calls(self, count):
+        single = super().calls(2 * count)
+        return [single[2 * n] + single[2 * n + 1] for n in range(count)]
+
+
+def test_turns_are_a_b_b_a():
+    turns: list[str] = []
+    slots = interleave(
+        Clocked("A", 1e-3, turns),
+        Clocked("B", 2e-3, turns),
+        enough=lambda found: found.rounds >= 10,
+        rounds=5,
+    )
+    assert "".join(turns[2:]) == "ABBA" * 10
+    assert (slots.a == 1e-3).all()
+    assert (slots.b == 2e-3).all()
+    assert slots.calls == 3
+    assert ratio_of(slots).ratio == pytest.approx(2)
+
+
+@settings(max_examples=20)
+@given(st.floats(0.2, 5), st.integers(0, 100))
+def test_the_ratio_is_found_under_a_load_that_drifts(factor, seed):
+    random = np.random.default_rng(seed)
+    load = np.exp(np.cumsum(0.05 * random.standard_normal(300))).reshape(10, 30, 1)
+    a, b = (load * np.exp(0.05 * random.standard_normal((10, 30, 2))) for _ in "ab")
+    found = ratio_of(Slots(1e-3 * a, 1e-3 * factor * b, 1))
+    assert found.ratio == pytest.approx(factor, rel=0.03)
+    assert found.low < found.ratio < found.high
+    assert ratio_of(Slots(1e-3 * a, 1e-3 * factor * b, 1)) == found
+
+
+def test_the_interval_covers_as_promised():
+    covered = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        bursts = 1 + 20 * (random.random((10, 20, 2)) < 0.3)
+        a = bursts * np.exp(0.02 * random.standard_normal((10, 20, 2)))
+        b = (1 + 20 * (random.random((10, 20, 2)) < 0.3)) * np.exp(0.02 * random.standard_normal((10, 20, 2)))
+        found = ratio_of(Slots(a, b, 1))
+        covered += found.low <= 1 <= found.high
+    assert covered >= 55
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return topfive.build("pocket_fire", target="cpu", quant="force_float32", cache=cache)
+
+
+@pytest.fixture
+def load():
+    """Processes that burn every processor, and one more."""
+    import os
+
+    burners = [
+        subprocess.Popen([sys.executable, "-c", BURNER]) for _ in range(len(os.sched_getaffinity(0)) + 1)
+    ]
+    yield
+    for burner in burners:
+        burner.kill()
+        burner.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("load")
+def test_a_pair_holds_on_a_loaded_machine(pocket):
+    batch = input_of(pocket, 1)
+    with (
+        topfive.open(pocket, threads=1) as first,
+        topfive.open(pocket, threads=1) as second,
+    ):
+        same = RunnerSide("A", first, batch), RunnerSide("B", second, batch)
+        equal = ratio_of(measure_pair(*same, precision=0.01, seconds=40))
+        slower = ratio_of(measure_pair(same[0], Twice("B", second, batch), precision=0.05, seconds=20))
+    assert equal.low <= 1 <= equal.high, equal
+    assert abs(equal.ratio - 1) < 0.03, equal
+    assert slower.verdict == "B slower"
+    assert slower.low > 1.3, slower
+
+
+def test_sides_of_the_command_line(pocket, tmp_path):
+    side, artifact = open_side(str(pocket.path), batch=2, threads=1)
+    assert isinstance(side, RunnerSide)
+    assert artifact.key == pocket.key
+    assert len(side.calls(3)) == 3
+    side.close()
+    other, _ = open_side(f"{sys.executable}@{pocket.path}", batch=1, threads=1)
+    assert isinstance(other, HelperSide)
+    assert other.about()["helper"]["topfive"] == topfive.__version__
+    assert all(second > 0 for second in other.calls(4))
+    other.close()
+    for wrong in ("pocket_fire", "a:b", "pocket_fire:cpu:int8:x", "::"):
+        with pytest.raises(OptionError, match="MODEL:TARGET:QUANT"):
+            open_side(wrong, batch=1, threads=1)
+    assert helper_of(f"python@{tmp_path}") == ("python", tmp_path)
+    assert helper_of("a@b")[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [("/no/such/python", "cannot be started"), ("/bin/false", "exit status 1")],
+    ids=["absent", "dies"],
+)
+def test_a_helper_that_does_not_live(pocket, python, words):
+    with pytest.raises(RunError, match=words):
+        open_side(f"{python}@{pocket.path}", batch=1, threads=1)
+
+
+def test_a_helper_that_dies_in_between(pocket):
+    side, _ = open_side(f"{sys.executable}@{pocket.path}", batch=1, threads=1)
+    side._process.kill()
+    with pytest.raises(RunError, match="exit status -9"):
+        side.calls(1)
+
+
+def test_the_command(pocket, tmp_path):
+    arguments = ("pair", pocket.path, pocket.path, "--seconds", "1", "--precision", "50%", "--threads", "1")
+    where = ("--records", tmp_path)
+    code, out, _ = run_topfive(*arguments, *where, "--json", "--gate", "400%")
+    found = json.loads(out)
+    assert code == 0
+    assert found["low"] <= found["ratio"] <= found["high"]
+    (record,) = list_records(tmp_path)
+    assert record.kind == "pair"
+    assert record.record["pair"]["rounds"] * 2 == record.record["tests"][0]["rounds"]["shape"][0]
+    assert run_topfive(*arguments, *where, "--no-record")[1].startswith("A  ")
+    assert len(list_records(tmp_path)) == 1
+    assert run_topfive(*arguments, *where, "--gate", "many")[0] == 2

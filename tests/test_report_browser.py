@@ -1,0 +1,220 @@
+"""The site in a real browser: headless Chromium, from file://, with and without scripts.
+
+Screenshots are kept where TOPFIVE_SCREENSHOTS names a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from topfive.cards import fixtures_root, load_cards
+from topfive.report.site import Material, read_content, site_files, write_site
+from topfive.report.site.published import read_published
+from topfive.report.site.thumbnails import Thumbnails
+
+from report_records import write_models, write_run
+
+webdriver = pytest.importorskip(
+    "selenium.webdriver", reason="selenium is not installed: pip install '.[browser]'"
+)
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="no chromium and chromedriver: apt-get install chromium chromium-driver",
+    ),
+]
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--window-size=1280,900",
+)
+ROWS = "return [...document.querySelectorAll('#overview tbody tr')].filter(r => r.offsetParent !== null)"
+LOADED = "const t = performance.getEntriesByType('navigation')[0]; return t.loadEventEnd - t.startTime"
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def open_browser() -> Iterator[Open]:
+    """A function that starts a browser: open_browser(dark=False, scripts=True)."""
+    started = []
+
+    def opened(*, dark: bool = False, scripts: bool = True) -> Any:
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for option in OPTIONS:
+            options.add_argument(f"--{option}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        if not scripts:
+            options.add_experimental_option(
+                "prefs", {"profile.managed_default_content_settings.javascript": 2}
+            )
+        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        started.append(browser)
+        scheme = "dark" if dark else "light"
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        return browser
+
+    yield opened
+    for browser in started:
+        browser.quit()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of 50 made-up models in 5 cases, and the goldens of the repository."""
+    root = tmp_path_factory.mktemp("report")
+    write_models(root / "records", [f"network_{n:02d}" for n in range(50)], runs=2)
+    write_run(root / "records", [], 2)
+    (root / "records" / "bad.json").write_text("{")
+    content = read_content([root / "records"], goldens=ROOT / "golden")
+    simulated = {"gemmini_sim": "a simulation"}
+    published = read_published(fixtures_root() / "published")
+    material = Material(
+        "topfive report", "2026-02-01T00:00:00+00:00", simulated, published, {}, Thumbnails(load_cards())
+    )
+    write_site(site_files(content, material), root / "site")
+    return root / "site"
+
+
+def shot(browser: Any, name: str) -> None:
+    if folder := os.environ.get("TOPFIVE_SCREENSHOTS"):
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def errors_of(browser: Any) -> list[str]:
+    return [
+        entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
+    ]
+
+
+def requested(browser: Any) -> list[str]:
+    import json
+
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [event for event in events if event["method"] == "Network.requestWillBeSent"]
+    return [str(event["params"]["request"]["url"]) for event in sent]
+
+
+def test_loads_alone_and_fast(open_browser: Open, site: Path) -> None:
+    browser = open_browser()
+    pages = [
+        site / "index.html",
+        site / "models" / "network_00.html",
+        site / "models" / "light_resnet50.html",
+    ]
+    pages += sorted((site / "runs").glob("*.html"))[:1]
+    for page in pages:
+        start = time.perf_counter()
+        browser.get(page.as_uri())
+        wall = time.perf_counter() - start
+        loaded = browser.execute_script(LOADED)
+        print(f"{page.name}: loaded after {loaded:.0f} ms, {wall:.2f} s through the driver")
+        assert errors_of(browser) == []
+        shot(browser, f"light-{page.stem}")
+    urls = requested(browser)
+    assert len(urls) > len(pages)
+    assert all(url.startswith(("file://", "data:")) for url in urls)
+
+
+def test_sorting(open_browser: Open, site: Path) -> None:
+    browser = open_browser()
+    browser.get((site / "index.html").as_uri())
+    head = browser.find_element("xpath", "//table[@id='overview']//button[starts-with(., 'p50')]")
+    values = f"{ROWS}.map(r => r.cells[5].dataset.v)"
+    for direction, reverse in (("ascending", False), ("descending", True)):
+        head.click()
+        assert head.find_element("xpath", "..").get_attribute("aria-sort") == direction
+        found = browser.execute_script(values)
+        numbers = [float(value) for value in found if value is not None]
+        assert len(numbers) == 250
+        assert numbers == sorted(numbers, reverse=reverse)
+        # Cases without a latency stay at the end, whichever way it is sorted.
+        assert found[len(numbers) :] == [None] * (len(found) - len(numbers))
+    assert errors_of(browser) == []
+
+
+def test_filtering(open_browser: Open, site: Path) -> None:
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    browser = open_browser()
+    browser.get((site / "index.html").as_uri())
+    everything = len(browser.execute_script(ROWS))
+    browser.find_element("id", "search").send_keys("network_07 int8")
+    assert len(browser.execute_script(ROWS)) == 3
+    assert browser.find_element("id", "shown").text == f"3 of {everything} cases"
+    Select(browser.find_element("id", "by-target")).select_by_visible_text("gemmini_sim")
+    WebDriverWait(browser, 10).until(lambda _: len(browser.execute_script(ROWS)) == 1)
+    (row,) = browser.execute_script(ROWS)
+    assert row.text.startswith("network_07 gemmini_sim~ int8")
+    shot(browser, "filtered")
+    browser.find_element("xpath", "//button[.='Clear']").click()
+    WebDriverWait(browser, 10).until(lambda _: len(browser.execute_script(ROWS)) == everything)
+
+
+def test_keyboard(open_browser: Open, site: Path) -> None:
+    """Tab alone reaches the skip link, every control and the titles; Enter sorts."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    browser = open_browser()
+    browser.get((site / "index.html").as_uri())
+    reached = []
+    for _ in range(120):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        active = browser.switch_to.active_element
+        reached.append(active.get_attribute("id") or active.text)
+        if active.tag_name == "button" and active.text.startswith("p50"):
+            break
+    assert reached[0] == "Skip to the content"
+    wanted = ["search", "by-target", "by-quant", "by-verdict"]
+    assert [name for name in reached if name in wanted] == wanted
+    outline = browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+    ActionChains(browser).send_keys(Keys.ENTER).perform()
+    head = browser.switch_to.active_element.find_element("xpath", "..")
+    assert head.get_attribute("aria-sort") == "ascending"
+
+
+def test_dark(open_browser: Open, site: Path) -> None:
+    browser = open_browser(dark=True)
+    for page in ("index.html", "models/network_00.html"):
+        browser.get((site / page).as_uri())
+        ground = "return getComputedStyle(document.body).backgroundColor"
+        assert browser.execute_script(ground) == "rgb(20, 24, 29)"
+        assert errors_of(browser) == []
+        shot(browser, f"dark-{Path(page).stem}")
+
+
+def test_without_scripts(open_browser: Open, site: Path) -> None:
+    """Everything is readable, and no control stands there that would do nothing."""
+    browser = open_browser(scripts=False)
+    browser.get((site / "index.html").as_uri())
+    assert not browser.find_element("id", "filters").is_displayed()
+    assert browser.find_elements("css selector", "#overview thead button") == []
+    assert len(browser.find_elements("css selector", "#overview tbody tr")) > 250
+
+
+def test_nothing_is_wider_than_the_window(open_browser: Open, site: Path) -> None:
+    """Tables and figures scroll inside the page, also on a small screen."""
+    browser = open_browser()
+    for width in (1280, 480):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        for page in ("index.html", "models/pocket_resnet.html", "runs/session-000.html"):
+            browser.get((site / page).as_uri())
+            wide = browser.execute_script("return document.documentElement.scrollWidth")
+            shot(browser, f"{width}-{Path(page).stem}")
+            assert wide <= width, page

@@ -1,0 +1,530 @@
+"""`tensorrt` with TensorRT and cuda-python or trtexec, real or emulated, and ONNX Runtime's GPU providers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import topfive
+from topfive import targets
+from topfive.errors import CompileError, RunError
+from topfive.quantize.scales import parse_cache
+from topfive.targets import tools as tools_module
+from topfive.targets.base import Artifact
+from topfive.targets.tensorrt import library
+from topfive.targets.tensorrt.trtexec import build_command, measure_command, parse_output, parse_summary
+
+from vendor_tools import Emulated, pictures
+
+pytestmark = pytest.mark.tensorrt
+MODEL = "pocket_fire"
+QUICK = {"time": "0", "warm_up": "0", "run_limit": "60"}
+REAL = not library.missing(library.API) and not library.emulated()
+emulated = pytest.mark.skipif(REAL, reason="real tools are installed, which cannot be told to fail")
+MODES = ("force_float32", "force_float16", "int8")
+VERSIONS = ("10.13.3.9", "11.4.0.106")
+WAYS = (library.API, library.TRTEXEC)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def tools(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulated]:
+    monkeypatch.setattr(tools_module, "GRACE_SECONDS", 0.2)
+    found = Emulated("tensorrt", ("tensorrt", "cuda"), monkeypatch, real=REAL)
+    yield found
+    found.forget()
+
+
+def build(cache: Path, quant: str = "force_float32", **options: str) -> Artifact:
+    return topfive.build(MODEL, target="tensorrt", quant=quant, cache=cache, options={**QUICK, **options})
+
+
+# Results
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("quant", MODES)
+def test_a_gpu_s_outputs_are_those_of_its_twin(
+    quant: str, version: str, cache: Path, tools: Emulated
+) -> None:
+    """10.x by flags and a calibration cache, 11.x by a typed or Q/DQ model."""
+    tools.told(TOPFIVE_EMULATED_TENSORRT=version)
+    batch = pictures(MODEL, 4)
+    twin = topfive.build(MODEL, target="tensorrt_sim", quant=quant, cache=cache)
+    artifact = build(cache, quant)
+    with topfive.open(artifact) as gpu, topfive.open(twin, threads=1) as simulated:
+        found, wanted = gpu.run(batch), simulated.run(batch)
+        figures = gpu.device_figures()
+        assert gpu.describe()["kernels"] == "TensorRT"
+    # 11's float16 is a typed model that runs in ONNX Runtime's float16 here.
+    tolerance = 0.05 if REAL else 2e-3 if quant == "force_float16" else 0
+    np.testing.assert_allclose(found, wanted, atol=tolerance * np.abs(wanted).max(), rtol=0)
+    assert figures is not None
+    assert figures.inferences >= 10
+    assert 0 < figures.p50 <= figures.p90 <= figures.p95 <= figures.p99
+    assert "CUDA events" in figures.details["timed by"]
+
+
+@emulated
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("quant", ["force_float16", "int8"])
+def test_trtexec_is_a_second_way(quant: str, version: str, cache: Path, tools: Emulated) -> None:
+    tools.told(TOPFIVE_EMULATED_TENSORRT=version)
+    batch = pictures(MODEL, 2)
+    by_tool = build(cache, quant, way=library.TRTEXEC, batch_size="2")
+    with topfive.open(build(cache, quant)) as one, topfive.open(by_tool) as other:
+        wanted, found = one.run(batch), other.run(batch)
+        figures = other.device_figures()
+    # Its output has six digits.
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+    assert figures is not None
+    assert figures.batch == 2
+    assert figures.images_per_s == pytest.approx(2 * figures.details["queries_per_s"])
+    assert "unstable" in figures.warnings[0]
+    command = by_tool.meta["tensorrt"]["command"]
+    assert "--minShapes=input:1x3x64x64 --optShapes=input:2x3x64x64 --maxShapes=input:64x3x64x64" in command
+    flags = {"force_float16": "--fp16", "int8": "--int8 --calib=calibration.cache"}[quant]
+    assert (flags in command) == version.startswith("10")
+
+
+@emulated
+def test_implicit_and_explicit_int8_are_the_same_here(cache: Path) -> None:
+    batch = pictures(MODEL, 2)
+    implicit, explicit = (build(cache, "int8", quantisation=name) for name in ("cache", "qdq"))
+    assert implicit.key != explicit.key
+    with topfive.open(implicit) as one, topfive.open(explicit) as other:
+        np.testing.assert_array_equal(one.run(batch), other.run(batch))
+    content = (implicit.path / "calibration.cache").read_bytes()
+    assert content.startswith(b"TRT-101303-MinMaxCalibration\n")
+    assert len(parse_cache(content, "cache").ranges) > 10
+
+
+def test_tensorrt_11_takes_no_calibration_cache(cache: Path, tools: Emulated) -> None:
+    tools.told(TOPFIVE_EMULATED_TENSORRT=VERSIONS[1])
+    if REAL and not library.find_version(library.API).startswith("11"):
+        pytest.skip("TensorRT 10 is installed")
+    with pytest.raises(CompileError, match="choose --option quantisation=qdq"):
+        build(cache, "int8", quantisation="cache")
+
+
+def test_batch_sizes_of_the_profile(cache: Path) -> None:
+    batch = pictures(MODEL, 4)
+    with topfive.open(build(cache, max_batch="4")) as runner:
+        whole = runner.run(batch)
+        for size in (1, 3, 4):
+            np.testing.assert_allclose(runner.run(batch[:size]), whole[:size], atol=1e-4)
+        with pytest.raises(RunError, match=r"batch size 5 is outside the engine's 1 to 4"):
+            runner.run(np.zeros((5, *batch.shape[1:]), np.float32))
+    with pytest.raises(CompileError, match=r"batch size 8 is beyond max_batch 4"):
+        build(cache, max_batch="4", batch_size="8")
+
+
+# What an engine is bound to
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        (
+            "TOPFIVE_EMULATED_GPU",
+            "Other GPU, 580.10, 9.0",
+            "name Emulated GPU; here is name Other GPU",
+        ),
+        ("TOPFIVE_EMULATED_GPU", "Emulated GPU, 581.2, 9.0", "built for driver 580.10; here is driver 581.2"),
+        ("TOPFIVE_EMULATED_TENSORRT", VERSIONS[1], "built for tensorrt 10.13.3.9; here is tensorrt 11.4"),
+    ],
+    ids=["gpu", "driver", "version"],
+)
+def test_an_engine_runs_only_where_it_was_built(
+    variable: str, value: str, words: str, cache: Path, tools: Emulated
+) -> None:
+    artifact = build(cache)
+    before = targets.get("tensorrt").versions()
+    tools.told(**{variable: value})
+    with pytest.raises(RunError, match=words):
+        topfive.open(artifact)
+    assert targets.get("tensorrt").versions() != before
+    again = build(cache)
+    assert again.key != artifact.key
+    with topfive.open(again) as runner:
+        runner.run(pictures(MODEL, 1))
+
+
+@emulated
+def test_tensorrt_s_own_refusal_is_shown(cache: Path, tools: Emulated) -> None:
+    """An engine of another version whose record was changed to say otherwise."""
+    artifact = build(cache)
+    tools.told(TOPFIVE_EMULATED_TENSORRT=VERSIONS[1])
+    artifact.meta["tensorrt"]["tensorrt"] = VERSIONS[1]
+    with pytest.raises(RunError, match="cannot read the engine") as caught:
+        topfive.open(artifact)
+    assert "not compatible with this version" in caught.value.details
+
+
+@emulated
+def test_rows_say_that_the_tools_are_emulated(cache: Path) -> None:
+    assert build(cache).meta["simulated"] == library.SIMULATED
+    assert targets.get("tensorrt").simulation() == library.SIMULATED
+
+
+@emulated
+def test_what_is_missing_is_named(
+    tools: Emulated, monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path
+) -> None:
+    artifact = build(cache)
+    target = targets.get("tensorrt")
+    assert target.probe() == ""
+    tools.told(TOPFIVE_EMULATED_GPU="none")
+    assert target.probe() == "there is no GPU 0: No devices were found"
+    with pytest.raises(RunError, match="No devices were found"):
+        topfive.open(artifact)
+    with pytest.raises(CompileError, match="No devices were found"):
+        build(cache, max_batch="3")
+    tools.told(TOPFIVE_EMULATED_GPU="a GPU")
+    assert "another form" in target.probe()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(library, "is_installed", lambda name: False)
+    reason = target.probe()
+    for words in ("package tensorrt is not installed", "package cuda is not", "nvidia-smi is not in PATH"):
+        assert words in reason
+    assert "trtexec is not in PATH" in target.configured({"way": "trtexec"}).probe()
+
+
+# Plugins
+
+
+@emulated
+def test_plugins_are_loaded_by_path_and_hash(cache: Path, tmp_path: Path) -> None:
+    library_file = tmp_path / "libplugins.so"
+    library_file.write_bytes(b"a plugin")
+    digest = hashlib.sha256(b"a plugin").hexdigest()
+    artifact = build(cache, plugins=f"{library_file}:{digest}")
+    assert artifact.meta["tensorrt"]["plugins"] == [{"file": "libplugins.so", "sha256": digest}]
+    library_file.unlink()
+    with topfive.open(artifact) as runner:
+        runner.run(pictures(MODEL, 1))
+    (artifact.path / "libplugins.so").write_bytes(b"another plugin")
+    with pytest.raises(RunError, match="is not the library of plugins"):
+        topfive.open(artifact)
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("content", "digest", "words"),
+    [
+        (b"a plugin", "0" * 64, "is not the library that was meant"),
+        (b"no library", hashlib.sha256(b"no library").hexdigest(), "cannot load the plugins"),
+        (None, "0" * 64, "does not exist"),
+    ],
+    ids=["hash", "broken", "missing"],
+)
+def test_wrong_plugins_are_not_loaded(
+    content: bytes | None, digest: str, words: str, cache: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "libplugins.so"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CompileError, match=words):
+        build(cache, plugins=f"{path}:{digest}")
+
+
+# Failures
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("step", "words", "said"),
+    [
+        ("parse", "cannot parse the model", "UNSUPPORTED_NODE"),
+        ("profile", "refuses the batch sizes", ""),
+        ("calibration-profile", "refuses the calibration profile", ""),
+        ("build", "cannot build the engine", "Could not find any implementation"),
+    ],
+)
+def test_each_failing_step_of_a_build_is_named(
+    step: str, words: str, said: str, cache: Path, tools: Emulated
+) -> None:
+    tools.fails(step)
+    with pytest.raises(CompileError, match=words) as caught:
+        build(cache, "int8", quantisation="cache", max_batch="63")
+    assert said in caught.value.details
+    tools.works()
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("deserialize", "cannot read the engine"),
+        ("context", "makes no execution context"),
+        ("shape", "refuses the input shape"),
+        ("address", "refuses the buffer"),
+        ("execute", "cannot run the engine"),
+        ("memory", "cudaMalloc failed: cudaErrorMemoryAllocation"),
+        ("synchronize", "cudaStreamSynchronize failed: cudaErrorLaunchFailure"),
+        ("nan", "NaN or infinity"),
+    ],
+)
+def test_each_failing_step_of_a_run_is_named(step: str, words: str, cache: Path, tools: Emulated) -> None:
+    artifact = build(cache)
+    tools.fails(step)
+    with pytest.raises(RunError, match=words), topfive.open(artifact) as runner:
+        runner.run(pictures(MODEL, 1))
+    tools.works()
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("build", "trtexec failed with exit status 1"),
+        ("trtexec-exit", "trtexec failed with exit status"),
+        ("trtexec-hang", "did not end within 4 s and was killed"),
+    ],
+)
+def test_a_failing_trtexec_builds_nothing(step: str, words: str, cache: Path, tools: Emulated) -> None:
+    tools.fails(step)
+    limit = "4" if step.endswith("hang") else "60"
+    with pytest.raises(CompileError, match=words):
+        build(cache, way=library.TRTEXEC, max_batch="62", build_limit=limit)
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("trtexec-exit", "trtexec failed with exit status 4"),
+        ("trtexec-failed", "trtexec failed with exit status 1"),
+        ("trtexec-truncated", "does not say that it passed"),
+        ("trtexec-contradiction", "trtexec contradicts itself"),
+        ("trtexec-latency", "its parts add up"),
+        ("trtexec-garbage", "Enqueue Time is not of the documented form"),
+        ("trtexec-hang", "did not end within 4 s and was killed"),
+    ],
+)
+def test_a_failing_trtexec_measures_nothing(
+    step: str, words: str, cache: Path, tools: Emulated, tmp_path: Path
+) -> None:
+    limit = "4" if step.endswith("hang") else "60"
+    artifact = build(cache, way=library.TRTEXEC, run_limit=limit, work=str(tmp_path))
+    with topfive.open(artifact) as runner:
+        tools.fails(step)
+        with pytest.raises(RunError, match=words) as caught:
+            runner.device_figures()
+    assert "--loadEngine=" in caught.value.details
+    assert list(tmp_path.glob("trtexec-measure-*/trtexec.stdout.txt"))
+
+
+@emulated
+def test_a_truncated_output_of_trtexec_is_an_error(cache: Path, tools: Emulated) -> None:
+    with topfive.open(build(cache, way=library.TRTEXEC)) as runner:
+        tools.fails("trtexec-output")
+        with pytest.raises(RunError, match=r"output\.json is not what --exportOutput writes"):
+            runner.run(pictures(MODEL, 1))
+
+
+@emulated
+@pytest.mark.parametrize(
+    "arguments",
+    [["--onnx=m", "--fast"], ["--onnx"], [], ["--onnx=m", "--loadEngine=e"], ["-onnx=m"]],
+    ids=["unknown", "no-value", "nothing", "both", "one-dash"],
+)
+def test_the_emulated_trtexec_refuses_what_it_does_not_know(arguments: list[str], tools: Emulated) -> None:
+    done = subprocess.run([tools.folder / "trtexec", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "&&&& FAILED TensorRT.trtexec" in done.stdout
+
+
+def test_command_lines() -> None:
+    shapes = [[1, 3, 8, 8], [4, 3, 8, 8], [16, 3, 8, 8]]
+    found = build_command("trtexec", name="x", profile=shapes, flags=["--fp16"], plugins=["./p.so"], device=1)
+    assert found == [
+        "trtexec",
+        "--onnx=model.onnx",
+        "--saveEngine=engine.plan",
+        "--minShapes=x:1x3x8x8",
+        "--optShapes=x:4x3x8x8",
+        "--maxShapes=x:16x3x8x8",
+        "--noTF32",
+        "--fp16",
+        "--dynamicPlugins=./p.so",
+        "--device=1",
+        "--skipInference",
+    ]
+    given_ = {"device": 0, "plugins": [], "iterations": 10, "seconds": 3, "warm_up": 200}
+    found = measure_command("trtexec", "e.plan", name="x", shape=(4, 3, 8, 8), **given_)
+    assert found[1:] == [
+        "--loadEngine=e.plan",
+        "--shapes=x:4x3x8x8",
+        "--device=0",
+        "--iterations=10",
+        "--duration=3",
+        "--warmUp=200",
+        "--percentile=90,95,99",
+    ]
+
+
+# What trtexec prints
+
+SPREAD = (
+    "min = {0} ms, max = {1} ms, mean = {2} ms, median = {3} ms, "
+    "percentile(90%) = {4} ms, percentile(95%) = {5} ms, percentile(99%) = {6} ms"
+)
+
+
+def summary(**changed: str) -> str:
+    """A summary with figures as a GPU printed them."""
+    rows = {
+        "Throughput": "1099.65 qps",
+        "Latency": SPREAD.format(1.12085, 5.30969, 1.17602, 1.17322, 1.18164, 1.18457, 1.20386),
+        "Enqueue Time": SPREAD.format(0.697998, 5.14844, 0.865324, 0.88208, 0.89624, 0.901215, 0.947876),
+        "H2D Latency": SPREAD.format(0.202148, 0.24292, 0.219057, 0.221542, 0.225708, 0.227783, 0.236572),
+        "GPU Compute Time": SPREAD.format(
+            0.803711, 4.93372, 0.818735, 0.809937, 0.811035, 0.811035, 0.812012
+        ),
+        "D2H Latency": SPREAD.format(0.112061, 0.168457, 0.138235, 0.142334, 0.147095, 0.149506, 0.15715),
+        "Total Host Walltime": "3.00186 s",
+        "Total GPU Compute Time": "2.70264 s",
+    }
+    rows |= {name.replace("_", " "): text for name, text in changed.items()}
+    stamp = "[09/02/2024-17:14:34] [I] "
+    return "\n".join(
+        [
+            "&&&& RUNNING TensorRT.trtexec [TensorRT v101303] # trtexec",
+            f"{stamp}=== Performance summary ===",
+            *(f"{stamp}{name}: {text}" for name, text in rows.items()),
+            "[09/02/2024-17:14:34] [W] * Throughput may be bound by Enqueue Time",
+            "&&&& PASSED TensorRT.trtexec [TensorRT v101303] # trtexec",
+        ]
+    )
+
+
+def test_a_summary_is_read_whole() -> None:
+    found = parse_summary(summary())
+    assert (found.queries_per_s, found.queries) == (1099.65, 3301)
+    assert found.spreads["Latency"].p99 == 1.20386
+    assert found.totals == {"Total Host Walltime": 3.00186, "Total GPU Compute Time": 2.70264}
+    assert found.warnings == ("* Throughput may be bound by Enqueue Time",)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 11))
+def test_a_summary_that_is_cut_at_any_line_is_an_error(lines: int) -> None:
+    with pytest.raises(RunError):
+        parse_summary("\n".join(summary().splitlines()[:lines]))
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 11))
+def test_a_summary_that_lacks_a_line_is_an_error(line: int) -> None:
+    lines = summary().splitlines()
+    del lines[line]
+    if line in (0, 10):
+        parse_summary("\n".join(lines))
+    else:
+        with pytest.raises(RunError):
+            parse_summary("\n".join(lines))
+
+
+@settings(max_examples=60)
+@given(st.floats(0.5, 2.0))
+def test_throughput_must_be_that_of_the_times(factor: float) -> None:
+    text = summary(Throughput=f"{1099.65 * factor:.6g} qps")
+    if abs(factor - 1) < 0.009:
+        parse_summary(text)
+    elif abs(factor - 1) > 0.011:
+        with pytest.raises(RunError, match="contradicts itself"):
+            parse_summary(text)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"Throughput": "fast"}, "0 throughputs"),
+        ({"Latency": "1 ms"}, "Latency is not of the documented form"),
+        ({"Latency": SPREAD.format(2, 1, 1, 1, 1, 1, 1)}, "not in order"),
+        ({"Total_Host_Walltime": "3 minutes"}, "Total Host Walltime is not"),
+        ({"Total_Host_Walltime": "0 s"}, "finished no inference"),
+    ],
+)
+def test_a_summary_of_another_form_is_an_error(changed: dict[str, str], words: str) -> None:
+    with pytest.raises(RunError, match=words):
+        parse_summary(summary(**changed))
+
+
+def test_a_failed_or_doubled_summary_is_an_error() -> None:
+    with pytest.raises(RunError, match="says that it failed"):
+        parse_summary(summary() + "\n&&&& FAILED TensorRT.trtexec [TensorRT v101303] # trtexec")
+    with pytest.raises(RunError, match="2 performance summaries"):
+        parse_summary(summary() + "\n" + summary())
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 7), st.randoms(use_true_random=False))
+def test_an_exported_output_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, batch: int, classes: int, random: object
+) -> None:
+    path = tmp_path_factory.mktemp("output") / "output.json"
+    values = [random.uniform(-9, 9) for _ in range(batch * classes)]  # type: ignore[attr-defined]
+    tensor = {"name": "y", "dimensions": f"{batch}x{classes}", "values": values}
+    path.write_text(json.dumps([tensor]))
+    np.testing.assert_array_equal(
+        parse_output(path, batch), np.asarray(values, np.float32).reshape(batch, classes)
+    )
+    path.write_text(json.dumps([{**tensor, "values": values[1:]}]))
+    with pytest.raises(RunError, match="values of shape"):
+        parse_output(path, batch)
+    with pytest.raises(RunError, match="not what --exportOutput writes"):
+        parse_output(path.parent / "absent.json", batch)
+
+
+# ONNX Runtime's providers
+
+
+@pytest.mark.parametrize(
+    ("target", "provider", "quants"),
+    [
+        ("ort_cuda", "CUDAExecutionProvider", ("force_float32", "force_float16", "as_is")),
+        ("ort_tensorrt", "TensorrtExecutionProvider", MODES),
+    ],
+)
+def test_onnxruntime_s_providers(target: str, provider: str, quants: tuple[str, ...], cache: Path) -> None:
+    found = targets.get(target)
+    assert found.quants == quants
+    artifact = topfive.build(MODEL, target=target, quant="force_float32", cache=cache)
+    if provider in onnxruntime.get_available_providers():
+        twin = topfive.build(MODEL, target="cpu", quant="force_float32", cache=cache)
+        batch = pictures(MODEL, 2)
+        with topfive.open(artifact) as runner, topfive.open(twin) as cpu:
+            np.testing.assert_allclose(runner.run(batch), cpu.run(batch), atol=1e-3)
+        return
+    assert f"no {provider}" in found.probe()
+    assert "install onnxruntime-gpu" in found.probe()
+    with pytest.raises(RunError, match=f"no {provider}"):
+        topfive.open(artifact)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_session_that_fell_back_to_the_cpu_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ONNX Runtime does when a provider's libraries do not load."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("the provider is there")
+    artifact = topfive.build(MODEL, target="ort_cuda", quant="force_float32", cache=cache)
+    monkeypatch.setattr(type(targets.get("ort_cuda")), "probe", lambda self: "")
+    with pytest.raises(RunError, match="ONNX Runtime cannot load") as caught:
+        topfive.open(artifact)
+    assert "did not start CUDAExecutionProvider" in caught.value.details
