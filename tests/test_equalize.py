@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from float_nets import Net, branching, inverted
 from topfive.errors import CalibrateError, QuantizeError
 from topfive.graph import Graph
 from topfive.quantize.adjusted import rewritten
@@ -25,6 +24,8 @@ from topfive.quantize.passes.noise import NoiseModel
 from topfive.quantize.passes.recipe import Equalize
 from topfive.quantize.passes.statistics import channel_statistics
 from topfive.sessions import open_session
+
+from float_nets import Net, branching, inverted
 
 few = settings(max_examples=15)
 seeds = st.integers(0, 10_000)

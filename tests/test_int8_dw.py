@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import topfive
-from float_nets import Net, inverted
 from topfive.cards import find_card, load_cards
 from topfive.errors import CompileError, QuantizeError
 from topfive.graph import Graph
@@ -35,6 +34,7 @@ from topfive.targets.gemmini.reference import mismatches, run_reference
 from topfive.targets.gemmini.target import INT8_FILE
 
 import int8_graphs
+from float_nets import Net, inverted
 
 few = settings(max_examples=20)
 seeds = st.integers(0, 10_000)

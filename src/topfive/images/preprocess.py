@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from topfive.errors import CardError, ImageError
 from topfive.images.decode import decode
-from topfive.images.profiles import PictureStep, Profile, Quantise
+from topfive.images.profiles import NumberStep, PictureStep, Profile, Quantise
 from topfive.images.resize import resize
 
 __all__ = ["crop_uint8", "normalise", "normalise_numbers", "preprocess", "preprocess_batch"]
@@ -73,8 +73,9 @@ def crop_uint8(
 def normalise(pixels: Pixels, profile: Profile) -> npt.NDArray[Any]:
     """The tensor of uint8 `pixels` (H x W x 3 or N x H x W x 3, R, G, B) in the profile's layout and dtype.
 
-    One picture gives one tensor without the batch axis. Each of the 256 levels of each plane is computed once
-    by the profile's formula and looked up, so the result is bit-equal to the formula applied to every pixel.
+    One picture gives one tensor without the batch axis. The result is bit-equal to the profile's formula
+    applied to every number: float32 arithmetic is done as it stands, other formulas are computed once for
+    each of the 256 levels and looked up.
     """
     if pixels.ndim not in (3, 4) or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
         raise ImageError(
@@ -83,11 +84,23 @@ def normalise(pixels: Pixels, profile: Profile) -> npt.NDArray[Any]:
     batch = pixels if pixels.ndim == 4 else pixels[None]
     count, height, width = batch.shape[:3]
     table = _table(profile)
+    plain = table.dtype == np.float32 and profile.tensor.arithmetic == "float32"
     tensor, planes = _empty(profile, (count, height, width), table.dtype)
     for plane, channel in enumerate(_channels(profile)):
         for number in range(count):  # a picture at a time stays in the processor's cache
-            np.take(table[plane], batch[number, ..., channel], out=planes[number, plane], mode="clip")
+            if plain and profile.tensor.layout == "NCHW":
+                np.copyto(planes[number, plane], batch[number, ..., channel])
+                _apply(planes[number, plane], profile, plane)
+            else:
+                np.take(table[plane], batch[number, ..., channel], out=planes[number, plane], mode="clip")
     return tensor if pixels.ndim == 4 else tensor[0]
+
+
+def _apply(numbers: npt.NDArray[np.float32], profile: Profile, plane: int) -> None:
+    """The profile's formula on one plane, in place and in float32."""
+    for step in profile.tensor.steps:
+        for operation, values in _operations(step):
+            operation(numbers, np.float32(values[plane % len(values)]), out=numbers)
 
 
 def normalise_numbers(levels: npt.NDArray[Any], profile: Profile) -> npt.NDArray[Any]:
@@ -245,17 +258,18 @@ def _table(profile: Profile) -> npt.NDArray[Any]:
     return _computed(levels.astype(np.dtype(tensor.arithmetic)), profile)
 
 
+def _operations(step: NumberStep) -> list[tuple[np.ufunc, tuple[float, ...]]]:
+    """What a step does, with its one value or its value for each plane."""
+    known = ((np.subtract, step.subtract), (np.multiply, step.multiply), (np.divide, step.divide))
+    return [(operation, values) for operation, values in known if values is not None]
+
+
 def _computed(numbers: npt.NDArray[Any], profile: Profile) -> npt.NDArray[Any]:
     """The profile's formula on numbers, [3, ...] in the order of its planes and in its arithmetic."""
     tensor, axes = profile.tensor, (-1, *[1] * (numbers.ndim - 1))
     for step in tensor.steps:
-        for operation, values in (
-            (np.subtract, step.subtract),
-            (np.multiply, step.multiply),
-            (np.divide, step.divide),
-        ):
-            if values is not None:
-                numbers = operation(numbers, np.array(values, numbers.dtype).reshape(axes))
+        for operation, values in _operations(step):
+            numbers = operation(numbers, np.array(values, numbers.dtype).reshape(axes))
     stored = numbers.astype(np.float32)
     return _quantised(stored, tensor.quantise) if tensor.quantise else stored
 
