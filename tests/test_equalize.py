@@ -177,21 +177,29 @@ def test_the_predicted_noise_is_convex(seed: int) -> None:
 
 
 @few
-@given(seeds)
-def test_equalisation_lowers_the_predicted_noise(seed: int) -> None:
-    net = inverted(seed)
+@given(seeds, st.sampled_from(["block", "branches"]))
+def test_the_predicted_noise_is_that_of_the_rescaled_model(seed: int, shape: str) -> None:
+    """The prediction at some scales, and at scales of 1 for the model that has them already."""
+    net = inverted(seed) if shape == "block" else branching(seed)
     model, pictures = net.model(net.out), net.pictures(6)
     activity = measure_activity(Graph(model), pictures)
     found = equalizing_factors(Graph(model), activity, Equalize(), own_depthwise_scales=False)
-    graph, noise = Graph(model), []
-    for _ in range(2):
+    scales = np.ones(activity.channels.count)
+    for conv in activity.convs:
+        scales[activity.channels.of[conv.node.output[0]]] = found.get(conv.name, 1.0)
+    graph = Graph(model)
+
+    def prediction(logarithms: np.ndarray) -> float:
         now = measure_activity(graph, pictures)
-        predicted = NoiseModel(
+        noise = NoiseModel(
             graph, now.channels, now.convs, now.statistics, now.after, own_depthwise_scales=False
         )
-        noise.append(predicted.value_and_gradient(np.zeros(predicted.count))[0])
-        rescale(graph, found if len(noise) == 1 else {})
-    assert noise[1] < noise[0]
+        return noise.value_and_gradient(logarithms)[0]
+
+    before, expected = prediction(np.zeros_like(scales)), prediction(np.log(scales))
+    rescale(graph, found)
+    assert prediction(np.zeros_like(scales)) == pytest.approx(expected, rel=1e-5)
+    assert expected < before
 
 
 def test_equal_weight_ranges_on_both_sides_of_a_relu() -> None:

@@ -187,7 +187,8 @@ class ArtifactPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
         """Unpack. Raises SweepError when what arrived is not what was sent."""
         if hashlib.sha256(self.data).hexdigest() != self.digest:
             raise SweepError(f"artifact {self.digest[:12]} arrived damaged at {worker.address}")
-        self.folder = Path(tempfile.mkdtemp(prefix="topfive-"))
+        # In the worker's own folder, which Dask removes even if the worker is killed.
+        self.folder = Path(tempfile.mkdtemp(prefix="topfive-", dir=worker.local_directory))
         with zipfile.ZipFile(io.BytesIO(self.data)) as archive:
             archive.extractall(self.folder)
         self.data = b""

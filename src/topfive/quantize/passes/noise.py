@@ -8,7 +8,9 @@ The prediction for one convolution, relative to its output's power, with s the s
 
 Both steps follow the largest value that the tensor holds, and that follows the channel scales. With
 logarithms of the scales as variables, every term is convex (a sum of exponentials, and a p-norm in place of
-the maximum). Error of an output channel counts as much as the weights that read it afterwards make of it.
+the maximum). Error of an output channel counts as what the convolutions that read it afterwards make of it,
+carried back from the last; so the prediction does not depend on which of two models that compute the same
+(one rescaled) it starts from.
 """
 
 from __future__ import annotations
@@ -74,23 +76,17 @@ class NoiseModel:
     ) -> None:
         """statistics: of the inputs of `convs` and of `after`, a convolution's output to its activation."""
         self.count = channels.count
-        importance = self._importance(graph, channels, convs)
         self.layers = []
-        for conv in convs:
+        importance, is_read = np.zeros(channels.count), np.zeros(channels.count, bool)
+        # From the last: what noise costs where it is made is what its readers make of it.
+        for conv in reversed(convs):
             own = own_depthwise_scales and conv.depthwise
-            self.layers.append(_layer(conv, graph, channels, statistics, after, importance, own=own))
-
-    @staticmethod
-    def _importance(graph: Graph, channels: Channels, convs: Sequence[Conv]) -> Floats:
-        """Sum of the squared weights that read each scale's channels; 1 where none does."""
-        found = np.zeros(channels.count)
-        for conv in convs:
-            reads = channels.of.get(conv.node.input[0])
-            if reads is not None:
-                weights = np.square(graph.constants[conv.node.input[1]].astype(np.float64))
-                np.add.at(found, reads, weights.sum(axis=(1, 2, 3) if conv.depthwise else (0, 2, 3)))
-        found[found == 0] = 1.0
-        return found
+            known = np.where(is_read, importance, 1.0)
+            layer = _layer(conv, graph, channels, statistics, after, known, own=own)
+            self.layers.append(layer)
+            if layer.inputs is not None:
+                np.add.at(importance, layer.inputs, layer.gain)
+                is_read[layer.inputs] = True
 
     def value_and_gradient(self, logarithms: Floats) -> tuple[float, Floats]:
         """The sum over convolutions of noise over signal, and its derivatives; logarithms: [count]."""
