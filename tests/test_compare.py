@@ -111,6 +111,18 @@ def test_accuracy_on_the_same_pictures(lost, gained, verdict):
     assert list(found.values()) == [verdict]
 
 
+def test_cambricon_s_accuracy_rule_has_no_tolerance():
+    base, new = (
+        new_record("sweep", machine=MACHINE, sweep=sweep_record([1] * right + [2] * 40).to_json())
+        for right in (60, 59)
+    )
+    assert verdicts(base, new, "top1:0.2")[1].failed is False
+    found, comparison = verdicts(base, new, "magicmind")
+    assert set(found.values()) == {"worse"}
+    assert "top-1 0.595960 was 0.600000" in comparison_table(comparison)
+    assert not verdicts(new, base, "magicmind")[1].failed
+
+
 def test_golden_pictures_are_paired_by_their_hash():
     was = {f"{n:016}": True for n in range(100)}
     now = {name: int(name) >= 20 for name in reversed(was)}
@@ -184,6 +196,7 @@ def test_versions_that_differ_are_said():
         ("top1:1%", OptionError, "percentage points"),
         ("bits:1", OptionError, "bits are equal or not"),
         ("cycles:1ms", OptionError, "takes a percentage"),
+        ("magicmind:5%", OptionError, "the vendor's"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -208,6 +221,44 @@ def test_any_text_is_gates_or_an_error(text):
     except (OptionError, UnknownNameError):
         return
     assert {gate.metric for gate in gates} > {"missing"} or text.startswith("missing")
+
+
+def device(images_per_s, p50=1e-3, **more):
+    return {"device_figures": {"images_per_s": images_per_s, "p50": p50, **more}}
+
+
+@pytest.mark.parametrize(
+    ("gate", "figures", "verdict"),
+    [
+        ("p50:5%", device(1000.0, 1.06e-3), "worse"),
+        ("p50:5%", device(1000.0, 1.04e-3), "changed"),
+        ("images_per_s:5%", device(949.0), "worse"),
+        ("images_per_s:5%", device(1000.0), "same"),
+    ],
+    ids=["slower", "hardly", "throughput", "same"],
+)
+def test_a_device_s_own_figures_take_the_place_of_rounds_that_start_its_tool(gate, figures, verdict):
+    base = session(entry(rounds=times(2.0), **device(1000.0)))
+    found, comparison = verdicts(base, session(entry(rounds=times(9.0), **figures)), gate)
+    assert found == {("t", gate.partition(":")[0]): verdict}
+    assert "no raw rounds" in comparison.changes[0].note
+    assert verdicts(base, session(entry(rounds=times(9.0))), gate)[0] == {}
+    assert verdicts(base, session(entry(rounds=times(9.0), **figures)), "p999:5%")[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict"),
+    [(940.0, "worse"), (950.0, "changed"), (1060.0, "better"), (1000.0, "same")],
+    ids=["below 0.95", "at 0.95", "above 1.05", "same"],
+)
+def test_cambricon_s_throughput_rule(now, verdict):
+    base, new = (session(entry(**device(value))) for value in (1000.0, now))
+    found, comparison = verdicts(base, new, "magicmind")
+    assert found == {("t", "magicmind images_per_s"): verdict}
+    assert comparison.failed == (verdict == "worse")
+    assert "magicmind images_per_s" in comparison_table(comparison, everything=True)
+    by_rounds = [session(entry(rounds=times(1 / value))) for value in (1000.0, now)]
+    assert verdicts(*by_rounds, "magicmind")[0] == {("t", "magicmind images_per_s"): verdict}
 
 
 # How it is shown

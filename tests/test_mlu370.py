@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 import topfive
 from topfive import targets
 from topfive.errors import CompileError, OptionError, RecordError, RunError
+from topfive.records.magicmind_gate import accuracy_verdict, throughput_verdict
 from topfive.records.published import published_rows
 from topfive.targets import tools as tools_module
 from topfive.targets.base import Artifact
 from topfive.targets.mlu370 import library
 from topfive.targets.mlu370.configuration import build_configuration
 from topfive.targets.mlu370.figures import check_log, parse_log
-from topfive.targets.mlu370.gate import accuracy_verdict, throughput_verdict
 from topfive.targets.mlu370.options import OPTIONS
 from topfive.targets.mlu370.runner import measure_command
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,7 @@ def measure(
                 artifact = runner.artifact
                 record(note=f"{artifact.model} {artifact.target} b{batch}: {'; '.join(own.warnings)}")
             shown = {**described(runner), **modelled(runner, batch)}
+            shown |= {"device_figures": asdict(own)} if own else {}
             record(**vars(figures), preprocess_s=pictures.preprocess_seconds, **shown)
 
     return measured

@@ -16,8 +16,17 @@ import numpy as np
 
 from topfive.errors import RecordError
 from topfive.records.entries import Entry, entries_of
-from topfive.records.gates import COUNTS, FIGURES, MISSING, TIMES, Gate
-from topfive.records.metrics import Pictures, count_of, figures_of, pictures_of, time_of
+from topfive.records.gates import COUNTS, FIGURES, MAGICMIND, MISSING, TIMES, Gate
+from topfive.records.magicmind_gate import Verdict, accuracy_verdict, throughput_verdict
+from topfive.records.metrics import (
+    Pictures,
+    count_of,
+    device_time_of,
+    figures_of,
+    pictures_of,
+    throughput_of,
+    time_of,
+)
 from topfive.records.significance import Difference, hodges_lehmann, mann_whitney, quantile_test
 from topfive.sweep.statistics import mcnemar
 
@@ -180,12 +189,16 @@ def _presence(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> Iterat
 def _changes(base: Entry, new: Entry, gates: Sequence[Gate]) -> Iterator[Change]:
     for gate in gates:
         if gate.metric in TIMES:
-            if len(base.rounds) and len(new.rounds):
+            if base.values.get("device_figures") or new.values.get("device_figures"):
+                yield from _device_time(base, new, gate)
+            elif len(base.rounds) and len(new.rounds):
                 yield _time(base, new, gate)
         elif gate.metric in COUNTS:
             yield from _counts(base, new, gate)
         elif gate.metric in FIGURES:
             yield from _figures(base, new, gate)
+        elif gate.metric == MAGICMIND:
+            yield from _magicmind(base, new, gate)
         elif gate.metric != MISSING:
             then, now = pictures_of(base, gate.metric), pictures_of(new, gate.metric)
             if then is not None and now is not None:
@@ -254,6 +267,36 @@ def _figures(base: Entry, new: Entry, gate: Gate) -> Iterator[Change]:
         change = (second - first) / first if first else None
         note = "no raw rounds: judged by its size alone"
         yield Change(base.test, name, verdict, first, second, change, limit=gate.text, note=note)
+
+
+def _device_time(base: Entry, new: Entry, gate: Gate) -> Iterator[Change]:
+    then, now = device_time_of(base, gate.metric), device_time_of(new, gate.metric)
+    if then is None or now is None:
+        return
+    worse_by = (then - now) if gate.metric == "images_per_s" else (now - then)
+    beyond = worse_by > (gate.limit * then if gate.relative else gate.limit)
+    verdict = "worse" if beyond else ("same" if then == now else "changed")
+    change = (now - then) / then if then else None
+    note = "by the device's own tool, which gives no raw rounds: judged by its size alone"
+    yield Change(base.test, gate.metric, verdict, then, now, change, limit=gate.text, note=note)
+
+
+def _magicmind(base: Entry, new: Entry, gate: Gate) -> Iterator[Change]:
+    """Cambricon's rules, which know no noise: see `magicmind_gate`."""
+    then, now = throughput_of(base), throughput_of(new)
+    if then and now:
+        yield _by_rule(base.test, "magicmind images_per_s", throughput_verdict(now, then), then, now, gate)
+    if base.sweep is not None and new.sweep is not None:
+        was, are = (
+            (float(sweep.right1.mean()), float(sweep.right5.mean())) for sweep in (base.sweep, new.sweep)
+        )
+        yield _by_rule(base.test, "magicmind top1", accuracy_verdict(are, was), was[0], are[0], gate)
+
+
+def _by_rule(test: str, metric: str, found: Verdict, then: float, now: float, gate: Gate) -> Change:
+    verdict = {"fail": "worse", "option": "better"}.get(found.status, "same" if then == now else "changed")
+    change = (now - then) / then if found.ratio is not None else 100 * (now - then)
+    return Change(test, metric, verdict, then, now, change, limit=gate.text, note=found.text)
 
 
 def _accuracy(test: str, then: Pictures, now: Pictures, gate: Gate) -> Change:

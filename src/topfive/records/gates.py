@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from topfive.errors import OptionError, UnknownNameError
 
-__all__ = ["ACCURACIES", "COUNTS", "DEFAULT_GATES", "FIGURES", "TIMES", "Gate", "parse_gates"]
+__all__ = ["ACCURACIES", "COUNTS", "DEFAULT_GATES", "FIGURES", "MAGICMIND", "TIMES", "Gate", "parse_gates"]
 
 TIMES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999, "mean": None, "images_per_s": None}
 """Metrics of raw rounds; the quantile of those that are one."""
@@ -17,8 +17,10 @@ COUNTS = ("cycles", "instructions", "bits")
 ACCURACIES = ("top1", "top5")
 FIGURES = ("loadgen",)
 """Figures without raw rounds: LoadGen's own, judged by their size alone."""
+MAGICMIND = "magicmind"
+"""Cambricon's own rules, whose limits are theirs: named without a limit."""
 MISSING = "missing"
-METRICS = (*TIMES, *COUNTS, *ACCURACIES, *FIGURES, MISSING)
+METRICS = (*TIMES, *COUNTS, *ACCURACIES, *FIGURES, MAGICMIND, MISSING)
 DEFAULT_GATES = "p50:5%,p99:10%,cycles:0,instructions:0,top1:0.2,bits:0,missing:0"
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 LIMIT = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<unit>%|ns|us|ms|s)?")
@@ -39,6 +41,8 @@ class Gate:
     @property
     def text(self) -> str:
         """The limit as people read it."""
+        if self.metric == MAGICMIND:
+            return "vendor's"
         if self.relative:
             return f"{100 * self.limit:g}%"
         if self.metric in TIMES and self.metric != "images_per_s":
@@ -49,11 +53,14 @@ class Gate:
 def parse_gates(text: str) -> tuple[Gate, ...]:
     """The gates of `METRIC:LIMIT,...`. Raises UnknownNameError for a metric, OptionError for a limit.
 
-    A limit is a number, with % relative to the base, with s, ms, us or ns a time.
+    A limit is a number, with % relative to the base, with s, ms, us or ns a time; `magicmind` has none.
     """
     gates: dict[str, Gate] = {}
     for part in text.split(","):
         name, separator, limit = (piece.strip() for piece in part.partition(":"))
+        if name == MAGICMIND and not separator:
+            gates[name] = Gate(name, 0, relative=False)
+            continue
         if not name or not separator:
             raise OptionError(f"gate {part.strip()!r} is not METRIC:LIMIT, as in {DEFAULT_GATES}")
         if name not in METRICS:
@@ -66,6 +73,8 @@ def parse_gates(text: str) -> tuple[Gate, ...]:
 
 
 def _gate(name: str, text: str) -> Gate:
+    if name == MAGICMIND:
+        raise OptionError(f"gate {name}:{text}: its limits are the vendor's; give {name} alone")
     if name == MISSING and text == "any":
         return Gate(name, math.inf, relative=False)
     match = LIMIT.fullmatch(text)

@@ -9,7 +9,7 @@ import numpy as np
 from topfive.records.entries import Entry
 from topfive.records.gates import TIMES
 
-__all__ = ["Pictures", "count_of", "figures_of", "pictures_of", "time_of"]
+__all__ = ["Pictures", "count_of", "device_time_of", "figures_of", "pictures_of", "throughput_of", "time_of"]
 
 Pictures = dict[tuple[Any, ...], bool]
 """What identifies a picture, and whether the answer to it is right."""
@@ -25,6 +25,25 @@ def time_of(entry: Entry, metric: str) -> float:
     if metric == "images_per_s":
         return float((entry.case.get("batch") or 1) * len(entry.rounds) / entry.rounds.sum())
     return float(np.quantile(entry.rounds, TIMES[metric] or 0.5))
+
+
+def device_time_of(entry: Entry, metric: str) -> float | None:
+    """The same as the device's own tool measured it; None where none did, or where it does not give it.
+
+    Raw rounds of such a test are starts of the tool.
+    """
+    found = (entry.values.get("device_figures") or {}).get(metric)
+    return None if found is None else float(found)
+
+
+def throughput_of(entry: Entry) -> float | None:
+    """Images a second of a test or a sweep, the device's own where it has any."""
+    if entry.sweep is not None:
+        return None
+    own = device_time_of(entry, "images_per_s")
+    if own is not None:
+        return own
+    return time_of(entry, "images_per_s") if len(entry.rounds) else None
 
 
 def count_of(entry: Entry, metric: str) -> dict[str, Any]:

@@ -139,10 +139,11 @@ def _cells(change: Change) -> list[str]:
 def _value(change: Change, value: Any) -> str:
     if value is None:
         return "-"
-    if change.metric in ACCURACIES:
+    metric = change.metric.split(" ")[-1]
+    if metric in ACCURACIES:
         return f"{100 * value:.2f}%"
-    if change.metric in TIMES:
-        return f"{value:.1f}" if change.metric == "images_per_s" else f"{1e3 * value:.4g} ms"
+    if metric in TIMES:
+        return f"{value:.1f}" if metric == "images_per_s" else f"{1e3 * value:.4g} ms"
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)[:12] if change.metric == "bits" else str(value)
@@ -151,6 +152,6 @@ def _value(change: Change, value: Any) -> str:
 def _change(change: Change) -> str:
     if change.change is None:
         return ""
-    if change.metric in ACCURACIES:
+    if change.metric.split(" ")[-1] in ACCURACIES:
         return f"{change.change:+.2f} points"
     return f"{100 * change.change:+.1f}%"
