@@ -230,6 +230,38 @@ def test_outputs(count, check):
     refused(check, model, f"has {count} outputs")
 
 
+def test_the_card_s_output_of_several(check):
+    model = classifier()
+    model.graph.node.append(helper.make_node("ArgMax", ["scores"], ["best"], "argmax", axis=1, keepdims=0))
+    unused = numpy_helper.from_array(np.zeros(2, np.float32), "unused")
+    model.graph.initializer.append(unused)
+    model.graph.output.insert(0, helper.make_tensor_value_info("best", TensorProto.INT64, ["batch"]))
+    refused(check, model, "has 2 outputs (best, scores)", "'output.name'")
+    assert check(model, output=Output("logits", 4, name="scores")) == classifier()
+    with pytest.raises(CardError, match=r"'output\.name' is 'score', but the outputs of .*x\.onnx are best"):
+        check(model, output=Output("logits", 4, name="score"))
+
+
+def test_what_a_subgraph_of_the_chosen_output_reads_stays(check):
+    model = classifier()
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["kernel"], ["inner"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, [3, 4])],
+    )
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    model.graph.initializer.append(yes)
+    model.graph.node[3].input[1] = "chosen"
+    model.graph.node.insert(
+        3, helper.make_node("If", ["yes"], ["chosen"], then_branch=branch, else_branch=branch)
+    )
+    model.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["batch", 3]))
+    kept = check(model, output=Output("logits", 4, name="scores"))
+    assert [tensor.name for tensor in kept.graph.initializer] == ["kernel", "yes"]
+    assert len(kept.graph.node) == 5
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [

@@ -244,6 +244,8 @@ class Pipeline:
             "onnx": onnx.__version__,
             "code": code_hash(CODE["optimize"]),
         }
+        if self.card.output.name:
+            fields["output"] = self.card.output.name
         if self.card.plugins != Plugins():
             fields["plugins"] = [asdict(self.card.plugins), self.target.plugins]
         if head:

@@ -76,6 +76,7 @@ class Input:
 class Output:
     """What the model's one output holds, [N, entries]; `classes` does not count the background class.
 
+    name: which output, of a model that has several; the others are cut off.
     remove_softmax: build the model without the softmax that its graph ends with; `kind` says what is built.
     """
 
@@ -84,6 +85,7 @@ class Output:
     background: bool = False
     labels: str = ""
     remove_softmax: bool = False
+    name: str = ""
 
     @property
     def entries(self) -> int:

@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from topfive.cards import Card
 from topfive.errors import CardError, FetchError
+from topfive.sources.chosen_output import keep_output
 from topfive.sources.onnx_file import graphs, load_weights, read_graph, readable, tensors
 from topfive.sources.plugins import check_plugins, is_known
 
@@ -80,6 +81,8 @@ def check_classifier(path: Path, card: Card, *, plugins: str = "onnxruntime") ->
     """
     model = read_graph(path)
     with readable(path):
+        if card.output.name:
+            keep_output(model, card.output.name, path, card.path)
         _check_against_card(model, path, card)
         load_weights(model, path)
         check_plugins(model, path, card, plugins)
@@ -130,9 +133,10 @@ def _only_output(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
 
 def _not_one(kind: str, names: list[str], path: Path) -> str:
     listed = f" ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})" if names else ""
-    return (
-        f"{path} has {len(names)} {kind}s{listed}, but a classifier has one: "
-        "cut the graph with onnx.utils.extract_model"
+    return f"{path} has {len(names)} {kind}s{listed}, but a classifier has one: " + (
+        "name it as 'output.name' on the card"
+        if kind == "output" and names
+        else "cut the graph with onnx.utils.extract_model"
     )
 
 
