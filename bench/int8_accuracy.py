@@ -1,6 +1,7 @@
 """The table of accuracies: model x mode x passes, as a Markdown fragment for the README.
 
-    python bench/int8_accuracy.py --readme README.md            # replace what is between the two comments
+    python bench/int8_accuracy.py --readme README.md --passes docs/int8-recipes.md
+                                                                # replace what is between the two comments
     python bench/int8_accuracy.py --models mobilenet_v2_tf2ptq  # print some rows
 
 Pictures: the 2,000 drawn ones that nothing has seen for the bundled models; all of the card's folder for the
@@ -232,8 +233,8 @@ def published(place: Path) -> list[str]:
     return lines
 
 
-def fragment(rows: Sequence[Row], place: Path) -> str:
-    """All of it."""
+def fragment(rows: Sequence[Row], place: Path | None) -> str:
+    """The table, what its pictures are, and published figures from `place`."""
     counts: dict[tuple[int, int], list[str]] = {}
     for row in rows:
         names = counts.setdefault((row.pictures, row.unseen), [])
@@ -243,16 +244,17 @@ def fragment(rows: Sequence[Row], place: Path) -> str:
         f"- {', '.join(names)}: {pictures} pictures, {unseen} of which calibration did not see."
         for (pictures, unseen), names in counts.items()
     ]
-    return "\n".join([*HEAD, *map(line, rows), "", *notes, "", *published(place)])
+    more = ["", *published(place)] if place else []
+    return "\n".join([*HEAD, *map(line, rows), "", *notes, *more])
 
 
-def put_into(readme: Path, text: str) -> None:
+def put_into(page: Path, text: str) -> None:
     """Replace what is between the two comments."""
-    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"{readme}: has no lines {BEGIN} and {END}")
-    with replacing(readme) as temporary:
+        raise SystemExit(f"{page}: has no lines {BEGIN} and {END}")
+    with replacing(page) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
@@ -262,13 +264,14 @@ def main() -> None:
         "--models", action="append", default=[], help="a name, a glob or tag:NAME (repeatable)"
     )
     parser.add_argument("--readme", type=Path, help="the file to update; else the fragment is printed")
+    parser.add_argument("--passes", type=Path, help="the page that gets the rows of single passes, likewise")
     parser.add_argument("--json", type=Path, help="where rows are kept")
     parser.add_argument("--keep", action="store_true", help="do not measure again what the file holds")
     given = parser.parse_args()
     settings = tomllib.loads((FOLDER / "int8_accuracy.toml").read_text(encoding="utf-8"))
     known = kept_rows(given.json) if given.keep else {}
     bench, rows = Bench(settings["unseen"]), dict(known)
-    chosen = []
+    modes, passes = [], []
     for card, wanted in planned(settings, load_cards(), given.models):
         asked = (card.name, wanted["target"], wanted["quant"], wanted.get("recipe", ""))
         if asked not in rows:
@@ -278,12 +281,18 @@ def main() -> None:
             rows[asked] = row
             store(given.json, rows)
             sys.stderr.write(f"{line(row)}\n")
-        chosen.append(rows[asked])
-    text = fragment(chosen, (FOLDER / settings["published"]).resolve())
-    if given.readme:
-        put_into(given.readme, text)
-    else:
-        sys.stdout.write(f"{text}\n")
+        if not wanted.get("passes"):
+            modes.append(rows[asked])
+        if wanted["target"] in ("cpu", "gemmini_sim") and "realdata" in card.tags:
+            passes.append(rows[asked])
+    for page, text in (
+        (given.readme, fragment(modes, (FOLDER / settings["published"]).resolve())),
+        (given.passes, fragment(passes, None)),
+    ):
+        if page:
+            put_into(page, text)
+        else:
+            sys.stdout.write(f"{text}\n\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-from topfive.cards import fixtures_root
+from topfive.cards import expand, fixtures_root
 from topfive.errors import CalibrateError, ImageError
 from topfive.images import load_profile, preprocess_batch
 from topfive.quantize.calibration import METHODS, Method, State, measure, minmax
@@ -127,7 +127,7 @@ def test_ranges_are_onnxruntimes_within_one_bin(name: str, case: str, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 def test_a_real_network_on_photographs_agrees_within_one_bin(symmetric: bool, tmp_path: Path) -> None:
-    data = Path(os.environ["TOPFIVE_DATA"])
+    data = expand("$TOPFIVE_DATA", Path(__file__).parent)
     model = optimize(onnx.load(data / "models" / "mobilenetv1-0.25-128.onnx"))
     photographs = sorted((data / "images").glob("*.JPEG"))[:12]
     arrays = [preprocess_batch([path], load_profile("tf"), (128, 128)) for path in photographs]

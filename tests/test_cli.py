@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from topfive.cards import fixtures_root, load_cards
 from topfive.cli import main
 from topfive.commands.run import runner_text
 from topfive.images import load_profile, preprocess
+from topfive.targets.gemmini.target import INT8_FILE
 
 PICTURE = "ILSVRC2012_val_00000001.JPEG"
 
@@ -179,6 +181,24 @@ def test_bad_usage_is_exit_code_2(command, arguments):
     code, _, err = command(*arguments)
     assert code == 2
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("target", "quant"), [("cpu", "force_float32"), ("gemmini_sim", "int8")], ids=["float32", "int8"]
+)
+def test_build_without_a_quant_mode_takes_that_of_run(command, target, quant):
+    code, out, _ = command("build", "pocket_fire", "--target", target, "--json")
+    assert code == 0
+    assert json.loads(out)["quant"] == quant
+
+
+def test_build_without_a_quant_mode_takes_a_quantised_model_as_it_is(command, tmp_path):
+    artifact = topfive.build("pocket_fire", target="gemmini_sim", quant="int8", cache=tmp_path / "cache")
+    quantised = tmp_path / "quantised.onnx"
+    shutil.copy(artifact.path / INT8_FILE, quantised)
+    code, out, _ = command("build", quantised, "--target", "gemmini_sim", "--json")
+    assert code == 0
+    assert json.loads(out)["quant"] == "as_is"
 
 
 def test_a_picture_that_is_none_leaves_nothing_half_printed(command, tmp_path):

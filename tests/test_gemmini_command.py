@@ -49,6 +49,22 @@ def test_json_rows_sum_to_the_summary(cache: Path) -> None:
         assert sum(row[figure] for row in found["layers"]) == found["summary"][f"{figure}_cycles"]
 
 
+def test_the_table_shows_the_bytes_that_a_layer_moves(cache: Path) -> None:
+    options = ("-m", "pocket_resnet", "--artifact-cache", cache)
+    rows = {row["name"]: row for row in json.loads(invoke("cycles", *options, "--json").stdout)["layers"]}
+    header, *lines = invoke("cycles", *options).stdout.splitlines()[1:]
+    end = header.index("kB moved") + len("kB moved")
+    shown = {line.split()[0]: line[:end].split()[-1] for line in lines if line.split()[0] in rows}
+    assert len(shown) == 18
+    for name, moved in shown.items():
+        assert moved == f"{(rows[name]['load_bytes'] + rows[name]['store_bytes']) / 1e3:.1f}"
+
+
+def test_an_exploration_without_a_possible_design_is_an_error(cache: Path) -> None:
+    with pytest.raises(TopfiveError, match=r"^no design is possible: 7x7, .*choose multiples of 28"):
+        invoke("explore", "-m", "pocket_fire", "--artifact-cache", cache, "--dim", 7)
+
+
 def test_explore_marks_the_front_and_draws_it(cache: Path, tmp_path: Path) -> None:
     plot = tmp_path / "pareto.svg"
     options = ("--dim", "8,16", "--scratchpad", "128K,256K", "--artifact-cache", cache)

@@ -15,7 +15,7 @@ import pytest
 import topfive
 from topfive import targets
 from topfive.cards import find_card, load_cards
-from topfive.errors import CompileError, RunError
+from topfive.errors import CompileError, OptionError, RunError
 from topfive.images import load_profile, preprocess_batch
 from topfive.images.folders import list_images
 from topfive.targets.base import Artifact
@@ -292,3 +292,20 @@ def test_a_damaged_layout_is_named(fire: Artifact, tmp_path: Path) -> None:
 def test_float_modes_are_refused() -> None:
     assert "int8 build" in TARGET.refuses("force_float32")
     assert TARGET.refuses("as_is") == ""
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "inf", "nan"])
+@pytest.mark.parametrize("variable", ["TOPFIVE_QEMU_SECONDS", "TOPFIVE_SPIKE_SECONDS"])
+def test_a_limit_that_is_no_time_is_refused(
+    variable: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, given)
+    with pytest.raises(OptionError, match=f"^{variable}={given} is no limit"):
+        emulator.given_limit(variable)
+
+
+def test_a_limit_that_is_given_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPFIVE_QEMU_SECONDS", "1.5")
+    assert emulator.time_limit(10**9, 1) == 1.5
+    monkeypatch.setenv("TOPFIVE_QEMU_SECONDS", "")
+    assert emulator.time_limit(10**9, 1) == 110.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +19,7 @@ import topfive
 from topfive.cards import find_card, load_card, load_cards
 from topfive.cli import app
 from topfive.diagnose import first_divergence
+from topfive.errors import OptionError, RunError
 from topfive.graph import Graph
 from topfive.images import load_profile, preprocess_batch
 from topfive.images.folders import list_images
@@ -161,7 +163,7 @@ def test_the_command_prints_the_worst_layers_first_and_draws(cache: Path, tmp_pa
 def test_the_command_fails_where_codes_differ(cache: Path) -> None:
     found = invoke("diff", "pocket_resnet", "cpu:int8", "gemmini_sim:int8", "--artifact-cache", cache)
     assert found.exit_code == 1
-    assert "first int8 code that differs: " in found.output
+    assert "first node that differs: QLinearAdd stage1.0.Add\nfirst int8 code that differs: " in found.output
     same = invoke("diff", "pocket_fire", "gemmini_sim:int8", "gemmini_sim:int8", "--artifact-cache", cache)
     assert same.exit_code == 0
     assert "codes that both have are equal" in same.output
@@ -172,3 +174,46 @@ def test_the_command_as_json_is_json(cache: Path) -> None:
         "diff", "pocket_fire", "gemmini_sim:int8", "gemmini_sim:int8", "--artifact-cache", cache, "--json"
     )
     assert json.loads(found.stdout)["first_code"] is None
+
+
+def test_the_command_takes_artifacts_and_whole_names(cache: Path) -> None:
+    plain = topfive.build("pocket_fire", target="cpu", quant="force_float32", cache=cache).path
+    int8 = topfive.build("pocket_fire", target="gemmini_sim", quant="int8", cache=cache).path
+    options = ("--artifact-cache", cache, "--show", 3)
+    wanted = invoke("diff", "pocket_fire", "cpu:force_float32", "gemmini_sim:int8", *options)
+    assert wanted.exit_code == 0
+    assert "layers of gemmini_sim:int8 against cpu:force_float32" in wanted.stdout
+    assert invoke("diff", plain, int8, *options).stdout == wanted.stdout
+    assert invoke("diff", "pocket_fire", plain, int8, *options).stdout == wanted.stdout
+    named = invoke("diff", "pocket_fire:cpu:force_float32", "pocket_fire:gemmini_sim:int8", *options)
+    assert [line for line in named.stdout.splitlines() if "against" not in line] == [
+        line for line in wanted.stdout.splitlines() if "against" not in line
+    ]
+    mode = invoke("diff", "pocket_fire:gemmini_sim:int8:optimization=99:execution=0", int8, *options)
+    assert mode.exit_code == 0
+    same = invoke("diff", int8, int8, *options)
+    assert f"layers of {int8} against {int8}" in same.stdout
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        pytest.param(("pocket_fire", "cpu", "cpu:int8"), "'cpu' is neither an artifact's", id="form"),
+        pytest.param(("cpu:int8", "gemmini_sim:int8"), "nor MODEL:TARGET:QUANT", id="no model"),
+        pytest.param(("pocket_fire", "cpu:int8:x", "cpu:int8"), "nor TARGET:QUANT[:OPTION", id="option"),
+        pytest.param(
+            ("pocket_fire:cpu:int8", "pocket_vit:cpu:int8"), "is of pocket_fire, pocket_vit:", id="models"
+        ),
+    ],
+)
+def test_sides_of_another_form_are_refused(sides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(message)):
+        invoke("diff", *sides)
+
+
+def test_an_artifact_of_another_model_is_refused(cache: Path, tmp_path: Path) -> None:
+    int8 = topfive.build("pocket_fire", target="gemmini_sim", quant="int8", cache=cache).path
+    with pytest.raises(OptionError, match="is an artifact of pocket_fire, not of pocket_vit"):
+        invoke("diff", "pocket_vit", "cpu:int8", int8)
+    with pytest.raises(RunError, match="is not a topfive artifact"):
+        invoke("diff", int8, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import replace
@@ -16,9 +17,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import topfive
+from topfive.cards import load_cards
+from topfive.datasets import DatasetCard, register_dataset
 from topfive.errors import TopfiveError, UnknownNameError
+from topfive.images import procedural
 from topfive.loadgen import (
     SCENARIOS,
+    Accuracy,
     Plan,
     Run,
     ScenarioError,
@@ -33,6 +38,8 @@ from topfive.loadgen import (
 )
 from topfive.loadgen.child import Samples, System
 from topfive.loadgen.plan import LEAST_QUERIES, SHORT_QUERIES
+from topfive.loadgen.runs import read_top5
+from topfive.loadgen.samples import sample_set
 from topfive.loadgen.search import TRIES, until_valid
 from topfive.loadgen.tree import add_to_tree
 from topfive.targets.base import Artifact
@@ -222,6 +229,34 @@ def test_a_log_that_says_nothing(text: str | None, message: str, tmp_path: Path)
         read_result(tmp_path, "Offline")
 
 
+# Pictures
+
+
+def test_samples_of_a_folder_and_of_a_registered_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOPFIVE_DATASETS", str(tmp_path / "registry"))
+    folder = tmp_path / "drawn"
+    procedural.write_flat(folder, 4, split="scenario")
+    # The registered set counts its classes from 1, from a label file elsewhere.
+    lines = [line.split() for line in (folder / "val_map.txt").read_text().splitlines()]
+    moved = tmp_path / "labels.txt"
+    moved.write_text("".join(f"{name} {int(label) + 1}\n" for name, label in lines))
+    register_dataset(DatasetCard("mine", folder=str(folder), map=str(moved), first_label=1))
+    card = load_cards()["pocket_fire"]
+    plain, named = sample_set(card, dataset=str(folder)), sample_set(card, dataset="mine", count=3)
+    assert plain.labels == tuple(int(label) for _, label in lines)
+    assert named.labels == plain.labels[:3]
+    assert (named.crops == plain.crops[:3]).all()
+    for name, digest in zip(plain.names, plain.digests, strict=True):
+        whole = hashlib.sha256((folder / name).read_bytes()).digest()
+        assert int(digest).to_bytes(8, "little", signed=True) == whole[:8]
+    with pytest.raises(ScenarioError, match="is a URL"):
+        sample_set(card, dataset=f"file://{folder}")
+    with pytest.raises(UnknownNameError, match="mine"):
+        sample_set(card, dataset="nine")
+
+
 # The system under test, without LoadGen
 
 
@@ -266,6 +301,26 @@ def test_every_sample_gets_its_own_answer(batch: int, indices: list[int], backgr
     system = System(recorder, infer, samples, batch=batch, background=background)
     system.issue(list(range(100, 100 + len(indices))), indices)
     assert recorder.answers == [(100 + n, one_by_one[i] - background) for n, i in enumerate(indices)]
+
+
+def test_an_accuracy_run_keeps_the_five_best_of_every_sample() -> None:
+    scores = np.random.default_rng(0).random((12, 7)).astype(np.float32)
+    place = {"next": 0}
+
+    def infer(data: np.ndarray) -> np.ndarray:
+        start = place["next"]
+        place["next"] += len(data)
+        return scores[start : place["next"]]
+
+    top5 = np.full((20, 5), -1, np.int32)
+    indices = [3, 19, 0, 5, 7, 11, 2, 1, 4, 6, 8, 10]
+    recorder = Recorder()
+    system = System(recorder, infer, _samples(20), batch=5, background=True, top5=top5)
+    system.issue(list(range(12)), indices)
+    expected = np.argsort(-scores, axis=1)[:, :5] - 1
+    np.testing.assert_array_equal(top5[indices], expected)
+    assert [answer for _, answer in recorder.answers] == expected[:, 0].tolist()
+    assert (top5[9] == -1).all()
 
 
 def test_after_a_failure_every_sample_is_answered_with_nothing() -> None:
@@ -377,6 +432,8 @@ def test_accuracy_is_exact_in_every_scenario(scenario: str, artifact: Artifact, 
     found = _run(Plan(scenario, "accuracy"), artifact, tmp_path / "run", labels=labels)
     assert found.accuracy is not None
     assert found.accuracy.line == "accuracy=95.833%, good=23, total=24"
+    assert found.top5 is not None
+    assert found.top5.tolist() == [[bright, 1 - bright, -1, -1, -1] for bright in LABELS]
     tree = add_to_tree(tmp_path / "tree", "system", "brightness", found)
     lines = (tree / "accuracy.txt").read_text().splitlines()
     assert lines[0] == found.accuracy.line
@@ -465,6 +522,17 @@ def test_a_query_that_is_never_answered_is_killed(tmp_path: Path) -> None:
             labels=[*LABELS, 1],
             time_limit=8.0,
         )
+
+
+@pytest.mark.parametrize("kept", ["other", "absent", "broken"])
+def test_answers_that_are_not_those_of_the_log_are_refused(kept: str, tmp_path: Path) -> None:
+    if kept == "broken":
+        (tmp_path / "top5.npy").write_bytes(b"not an array")
+    elif kept == "other":
+        np.save(tmp_path / "top5.npy", np.array([[1, 0, 2, 3, 4]] * 2, np.int32))
+    message = "right for 2 pictures, the model's answers for 1" if kept == "other" else "cannot be read"
+    with pytest.raises(ScenarioError, match=message):
+        read_top5(tmp_path, [1, 0], Accuracy(2, 2))
 
 
 def test_logs_of_another_run_are_not_overwritten(tmp_path: Path, artifact: Artifact) -> None:

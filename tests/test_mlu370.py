@@ -244,6 +244,45 @@ def test_each_failing_call_of_a_run_is_named(step: str, words: str, cache: Path,
 
 
 @emulated
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("hang:deserialize", "opening the model in MagicMind did not end within 8 s and was killed"),
+        ("hang:sync", "running a batch of 2 in MagicMind did not end within 8 s and was killed"),
+        ("die:enqueue", "MagicMind's process exited with status 77 while running a batch of 2"),
+    ],
+    ids=["opening", "running", "dying"],
+)
+def test_a_runtime_that_hangs_or_dies_is_an_error(
+    step: str, words: str, cache: Path, tools: Emulated
+) -> None:
+    artifact = build(cache, run_limit="8" if step.startswith("hang") else "60")
+    tools.fails(step)
+    with pytest.raises(RunError, match=words) as caught, topfive.open(artifact) as runner:
+        runner.run(pictures(MODEL, 2))
+    assert "run of pocket_fire for mlu370, force_float32" in str(caught.value)
+
+
+def test_a_run_in_this_process_gives_the_same(cache: Path) -> None:
+    batch = pictures(MODEL, 2)
+    with topfive.open(build(cache)) as apart, topfive.open(build(cache, process="own")) as own:
+        assert apart.artifact.key == own.artifact.key
+        np.testing.assert_array_equal(apart.run(batch), own.run(batch))
+
+
+def test_options_of_the_environment(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that decide what is built are only taken as options: the key must show them."""
+    monkeypatch.setenv("TOPFIVE_MLU370_DEVICE_ID", "7")
+    monkeypatch.setenv("TOPFIVE_MLU370_DIM_RANGE_MAX", "0")
+    artifact = build(cache)
+    with pytest.raises(RunError, match="there is no device 7"):
+        topfive.open(artifact)
+    monkeypatch.setenv("TOPFIVE_MLU370_DEVICE_ID", "none")
+    with pytest.raises(OptionError, match="TOPFIVE_MLU370_DEVICE_ID cannot be 'none': choose 0, 1"):
+        topfive.open(artifact)
+
+
+@emulated
 def test_a_model_of_another_card_does_not_run(cache: Path, tools: Emulated) -> None:
     artifact = build(cache, archs="S4")
     tools.told(TOPFIVE_EMULATED_CLUSTERS="8")
@@ -251,10 +290,14 @@ def test_a_model_of_another_card_does_not_run(cache: Path, tools: Emulated) -> N
         topfive.open(artifact)
 
 
-def test_a_damaged_model_file_is_refused(cache: Path) -> None:
-    artifact = build(cache, dim_range_max="61")
-    (artifact.path / "magicmind_model").write_bytes(b"nothing")
-    with pytest.raises(RunError, match="deserialize_from_file"):
+def test_a_model_file_that_is_not_the_compiled_one_is_refused(cache: Path) -> None:
+    artifact, other = build(cache, dim_range_max="61"), build(cache, dim_range_max="60")
+    file = artifact.path / "magicmind_model"
+    file.write_bytes((other.path / "magicmind_model").read_bytes())
+    with pytest.raises(RunError, match="magicmind_model is not what was compiled: build the model again"):
+        topfive.open(artifact)
+    file.unlink()
+    with pytest.raises(RunError, match="magicmind_model is missing: build the model again"):
         topfive.open(artifact)
 
 

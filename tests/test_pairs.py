@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 import topfive
 from topfive.commands.pair import measure_pair
 from topfive.errors import OptionError, RunError
-from topfive.pairing import HelperSide, RunnerSide, Side, Slots, helper_of, interleave, open_side, ratio_of
+from topfive.pairing import (
+    HelperSide,
+    RunnerSide,
+    Side,
+    Slots,
+    Timed,
+    cpu_ratio_of,
+    helper_of,
+    interleave,
+    open_side,
+    ratio_of,
+)
 from topfive.pairing.sides import input_of
 from topfive.records import list_records
 
@@ -31,7 +42,7 @@ class Clocked(Side):
 
     def calls(self, count):
         self.turns.append(self.name)
-        return [self.seconds] * count
+        return Timed([self.seconds] * count, [self.seconds / 4] * count)
 
 
 class Twice(RunnerSide):
@@ -39,7 +50,7 @@ class Twice(RunnerSide):
 
     def calls(self, count):
         single = super().calls(2 * count)
-        return [single[2 * n] + single[2 * n + 1] for n in range(count)]
+        return Timed(*([times[2 * n] + times[2 * n + 1] for n in range(count)] for times in single))
 
 
 def test_turns_are_a_b_b_a():
@@ -55,6 +66,18 @@ def test_turns_are_a_b_b_a():
     assert (slots.b == 2e-3).all()
     assert slots.calls == 3
     assert ratio_of(slots).ratio == pytest.approx(2)
+    assert (slots.cpu_a == 0.25e-3).all()
+    assert cpu_ratio_of(slots).ratio == pytest.approx(2)
+
+
+def test_processor_time_is_not_waiting():
+    random = np.random.default_rng(0)
+    work = np.exp(0.01 * random.standard_normal((10, 30, 2)))
+    waits = random.exponential(5, (2, 10, 30, 2))
+    slots = Slots(work + waits[0], 2 * work + waits[1], work, 2 * work, 1)
+    assert cpu_ratio_of(slots).ratio == pytest.approx(2)
+    assert ratio_of(slots).ratio != pytest.approx(2, rel=0.05)
+    assert cpu_ratio_of(Slots(slots.a, slots.b, 0 * work, work, 1)) is None
 
 
 @settings(max_examples=20)
@@ -63,10 +86,13 @@ def test_the_ratio_is_found_under_a_load_that_drifts(factor, seed):
     random = np.random.default_rng(seed)
     load = np.exp(np.cumsum(0.05 * random.standard_normal(300))).reshape(10, 30, 1)
     a, b = (load * np.exp(0.05 * random.standard_normal((10, 30, 2))) for _ in "ab")
-    found = ratio_of(Slots(1e-3 * a, 1e-3 * factor * b, 1))
+    slots = Slots(1e-3 * a, 1e-3 * factor * b, 1e-4 * a, 1e-4 * factor * b, 1)
+    found = ratio_of(slots)
     assert found.ratio == pytest.approx(factor, rel=0.03)
     assert found.low < found.ratio < found.high
-    assert ratio_of(Slots(1e-3 * a, 1e-3 * factor * b, 1)) == found
+    assert ratio_of(slots) == found
+    cpu = cpu_ratio_of(slots)
+    assert (cpu.ratio, cpu.low, cpu.high) == pytest.approx((found.ratio, found.low, found.high))
 
 
 def test_the_interval_covers_as_promised():
@@ -76,7 +102,7 @@ def test_the_interval_covers_as_promised():
         bursts = 1 + 20 * (random.random((10, 20, 2)) < 0.3)
         a = bursts * np.exp(0.02 * random.standard_normal((10, 20, 2)))
         b = (1 + 20 * (random.random((10, 20, 2)) < 0.3)) * np.exp(0.02 * random.standard_normal((10, 20, 2)))
-        found = ratio_of(Slots(a, b, 1))
+        found = ratio_of(Slots(a, b, a, b, 1))
         covered += found.low <= 1 <= found.high
     assert covered >= 55
 
@@ -110,24 +136,33 @@ def test_a_pair_holds_on_a_loaded_machine(pocket):
         topfive.open(pocket, threads=1) as second,
     ):
         same = RunnerSide("A", first, batch), RunnerSide("B", second, batch)
-        equal = ratio_of(measure_pair(*same, precision=0.01, seconds=40))
+        slots = measure_pair(*same, precision=0.01, seconds=40)
         slower = ratio_of(measure_pair(same[0], Twice("B", second, batch), precision=0.05, seconds=20))
+        # Calls longer than a time slice of the system are interrupted in nearly every turn.
+        longer = input_of(pocket, 8)
+        sides = RunnerSide("A", first, longer), Twice("B", second, longer)
+        doubled = cpu_ratio_of(measure_pair(*sides, precision=0.05, seconds=10))
+    equal, processor = ratio_of(slots), cpu_ratio_of(slots)
     assert equal.low <= 1 <= equal.high, equal
     assert abs(equal.ratio - 1) < 0.03, equal
+    assert abs(processor.ratio - 1) < 0.03, processor
     assert slower.verdict == "B slower"
     assert slower.low > 1.3, slower
+    assert abs(doubled.ratio / 2 - 1) < 0.1, doubled
 
 
 def test_sides_of_the_command_line(pocket, tmp_path):
     side, artifact = open_side(str(pocket.path), batch=2, threads=1)
     assert isinstance(side, RunnerSide)
     assert artifact.key == pocket.key
-    assert len(side.calls(3)) == 3
+    assert [len(times) for times in side.calls(3)] == [3, 3]
     side.close()
     other, _ = open_side(f"{sys.executable}@{pocket.path}", batch=1, threads=1)
     assert isinstance(other, HelperSide)
     assert other.about()["helper"]["topfive"] == topfive.__version__
-    assert all(second > 0 for second in other.calls(4))
+    timed = other.calls(4)
+    assert len(timed.wall) == len(timed.cpu) == 4
+    assert all(second > 0 for times in timed for second in times)
     other.close()
     for wrong in ("pocket_fire", "a:b", "pocket_fire:cpu:int8:x", "::"):
         with pytest.raises(OptionError, match="MODEL:TARGET:QUANT"):
@@ -160,9 +195,15 @@ def test_the_command(pocket, tmp_path):
     found = json.loads(out)
     assert code == 0
     assert found["low"] <= found["ratio"] <= found["high"]
+    assert found["cpu"]["low"] <= found["cpu"]["ratio"] <= found["cpu"]["high"]
+    assert found["cpu"]["median_a"] > 0
     (record,) = list_records(tmp_path)
+    assert record.record["pair"]["cpu"] == found["cpu"]
+    assert record.record["tests"][1]["cpu_rounds"]["shape"] == record.record["tests"][1]["rounds"]["shape"]
     assert record.kind == "pair"
     assert record.record["pair"]["rounds"] * 2 == record.record["tests"][0]["rounds"]["shape"][0]
-    assert run_topfive(*arguments, *where, "--no-record")[1].startswith("A  ")
+    text = run_topfive(*arguments, *where, "--no-record")[1]
+    assert text.startswith("A  ")
+    assert "processor time B/A " in text
     assert len(list_records(tmp_path)) == 1
     assert run_topfive(*arguments, *where, "--gate", "many")[0] == 2

@@ -164,6 +164,20 @@ def test_an_engine_runs_only_where_it_was_built(
         runner.run(pictures(MODEL, 1))
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_an_engine_that_is_not_the_compiled_one_is_refused(way: str, cache: Path) -> None:
+    if reason := library.missing(way):
+        pytest.skip(reason)
+    artifact, other = (build(cache, way=way, max_batch=most) for most in ("61", "60"))
+    engine = artifact.path / "engine.plan"
+    engine.write_bytes((other.path / "engine.plan").read_bytes())
+    with pytest.raises(RunError, match=r"engine\.plan is not what was compiled: build the model again"):
+        topfive.open(artifact)
+    engine.unlink()
+    with pytest.raises(RunError, match=r"engine\.plan is missing: build the model again"):
+        topfive.open(artifact)
+
+
 @emulated
 def test_tensorrt_s_own_refusal_is_shown(cache: Path, tools: Emulated) -> None:
     """An engine of another version whose record was changed to say otherwise."""
@@ -202,6 +216,18 @@ def test_what_is_missing_is_named(
     for words in ("package tensorrt is not installed", "package cuda is not", "nvidia-smi is not in PATH"):
         assert words in reason
     assert "trtexec is not in PATH" in target.configured({"way": "trtexec"}).probe()
+
+
+@emulated
+def test_a_probe_never_raises_nor_hangs(tools: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPFIVE_TENSORRT_DEVICE", "all")
+    assert "TOPFIVE_TENSORRT_DEVICE cannot be 'all'" in targets.get("tensorrt").probe()
+    monkeypatch.delenv("TOPFIVE_TENSORRT_DEVICE")
+    monkeypatch.setattr(library, "SMI_SECONDS", 1.0)
+    tools.told(TOPFIVE_EMULATED_GPU="hang")
+    assert targets.get("tensorrt").probe() == (
+        "nvidia-smi does not run: nvidia-smi did not end within 1 s and was killed"
+    )
 
 
 # Plugins
@@ -285,6 +311,44 @@ def test_each_failing_step_of_a_run_is_named(step: str, words: str, cache: Path,
     with pytest.raises(RunError, match=words), topfive.open(artifact) as runner:
         runner.run(pictures(MODEL, 1))
     tools.works()
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("hang:deserialize", "opening the model in TensorRT did not end within 8 s and was killed"),
+        ("hang:execute", "running a batch of 2 in TensorRT did not end within 8 s and was killed"),
+        ("die:execute", "TensorRT's process exited with status 77 while running a batch of 2"),
+    ],
+    ids=["opening", "running", "dying"],
+)
+def test_a_runtime_that_hangs_or_dies_is_an_error(
+    step: str, words: str, cache: Path, tools: Emulated
+) -> None:
+    artifact = build(cache, run_limit="8" if step.startswith("hang") else "60")
+    tools.fails(step)
+    with pytest.raises(RunError, match=words) as caught, topfive.open(artifact) as runner:
+        runner.run(pictures(MODEL, 2))
+    assert "run of pocket_fire for tensorrt, force_float32" in str(caught.value)
+
+
+@emulated
+def test_a_measurement_that_hangs_is_killed(cache: Path, tools: Emulated) -> None:
+    tools.fails("hang:execute")
+    words = "measuring in TensorRT did not end within 8 s and was killed"
+    with topfive.open(build(cache, run_limit="8")) as runner, pytest.raises(RunError, match=words):
+        runner.device_figures()
+
+
+def test_a_run_in_this_process_gives_the_same(cache: Path) -> None:
+    batch = pictures(MODEL, 2)
+    with topfive.open(build(cache)) as apart, topfive.open(build(cache, process="own")) as own:
+        assert apart.artifact.key == own.artifact.key
+        np.testing.assert_array_equal(apart.run(batch), own.run(batch))
+        figures = own.device_figures()
+    assert figures is not None
+    assert figures.inferences >= 10
 
 
 @emulated

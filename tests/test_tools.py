@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import signal
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 
 from topfive.errors import CompileError, RunError
 from topfive.targets import tools
-from topfive.targets.tools import EMULATED, find_tool, is_emulated, run_tool, said_about_itself
+from topfive.targets.tools import (
+    EMULATED,
+    ask_tool,
+    check_compiled,
+    find_tool,
+    is_emulated,
+    run_tool,
+    said_about_itself,
+)
 
 STUBBORN = """
 import os, signal, subprocess, sys, time
@@ -238,3 +247,31 @@ def test_a_process_that_nobody_can_kill_is_named(tmp_path: Path, monkeypatch: py
             script(STUBBORN, str(pids)), folder=tmp_path, logs=tmp_path, name="x", seconds=1, error=RunError
         )
     real(int(pids.read_text(encoding="utf-8").split()[0]), signal.SIGKILL)
+
+
+def test_a_quick_question_gets_status_and_both_streams() -> None:
+    done = ask_tool(script("import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"))
+    assert (done.returncode, done.stdout, done.stderr) == (3, "one\n", "two\n")
+    assert ask_tool(script(LEAVES_A_CHILD), 60).stdout == "done\n"
+    with pytest.raises(FileNotFoundError):
+        ask_tool(["/none/such"])
+
+
+def test_a_quick_question_that_hangs_ends_the_whole_group(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with pytest.raises(TimeoutError, match=r"did not end within 4 s and was killed"):
+        ask_tool(script(STUBBORN, str(pids)), 4)
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+    assert said_about_itself(tuple(script("import time; time.sleep(60)")), 0.5) == "does not run"
+
+
+def test_only_the_compiled_file_passes(tmp_path: Path) -> None:
+    path = tmp_path / "program"
+    digest = hashlib.sha256(b"program").hexdigest()
+    with pytest.raises(RunError, match="program is missing: build the model again"):
+        check_compiled(path, digest)
+    path.write_bytes(b"program")
+    check_compiled(path, digest)
+    path.write_bytes(b"another")
+    with pytest.raises(RunError, match="program is not what was compiled: build the model again"):
+        check_compiled(path, digest)

@@ -42,7 +42,10 @@ class LayerQuality:
 
 @dataclass(frozen=True)
 class CodeDifference:
-    """The first int8 code that differs between two integer artifacts, with its int32 accumulator if known."""
+    """The first int8 code that differs between two integer artifacts, with its int32 accumulator if known.
+
+    node: operator and name of what computes the tensor in the second artifact; "" where nobody looked.
+    """
 
     tensor: str
     wrong: int
@@ -51,6 +54,7 @@ class CodeDifference:
     left: int
     right: int
     accumulator: int | None
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,9 @@ def _first_code(
         return None, compared
     graph = _graph(artifact)
     acc = accumulator(graph, first.tensor, {**right, graph.input_names[0]: batch}, first.index)
-    return replace(first, accumulator=acc), compared
+    node = graph.producers().get(first.tensor)
+    named = f"{node.op_type} {node.name}".strip() if node is not None else ""
+    return replace(first, accumulator=acc, node=named), compared
 
 
 def _both_int8(left: Mapping[str, Array], right: Mapping[str, Array]) -> Iterator[str]:

@@ -12,7 +12,7 @@ __all__ = ["list_cache", "prune"]
 
 Kinds = Annotated[
     list[str] | None,
-    typer.Option("--kind", help="fetch ... compile, downloads, packed, sweeps (repeatable)."),
+    typer.Option("--kind", help="fetch ... compile, crops, downloads, sweeps (repeatable)."),
 ]
 
 
@@ -29,7 +29,7 @@ def prune(
     *,
     kind: Kinds = None,
     older: Annotated[float | None, typer.Option("--older", metavar="DAYS", help="Made before.")] = None,
-    unused: Annotated[bool, typer.Option("--unused", help="What no record and no later stage uses.")] = False,
+    unused: Annotated[bool, typer.Option("--unused", help="What no record, stage or card uses.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Everything that the other options leave.")
     ] = False,

@@ -108,7 +108,10 @@ def build(
     model: ModelArgument,
     *,
     target: Target,
-    quant: Quant,
+    quant: Annotated[
+        str | None,
+        typer.Option("--quant", help="Quant mode (default: as_is if quantised, else float32, else int8)."),
+    ] = None,
     option: TargetOptions = None,
     dataflow: Annotated[
         str | None, typer.Option("--dataflow", help="ws or os: short for --option dataflow=...")

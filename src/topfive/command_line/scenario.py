@@ -22,7 +22,10 @@ from topfive.command_line.options import (
 __all__ = ["harness", "scenario"]
 
 Imagenet = Annotated[
-    Path | None, typer.Option("--imagenet", help="Labelled pictures (default: the card's own).")
+    str | None,
+    typer.Option(
+        "--imagenet", metavar="SET", help="A folder or a registered data set (default: the card's own)."
+    ),
 ]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Only the first so many pictures.")]
 Logs = Annotated[Path | None, typer.Option("--logs", help="New folder for LoadGen's logs.")]

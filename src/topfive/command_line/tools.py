@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from topfive.command_line.options import CacheFolder, Cards, Json, ModelArgument, RemoveSoftmax, Select
+from topfive.command_line.options import CacheFolder, Cards, Json, RemoveSoftmax, Select
 from topfive.errors import OptionError, TopfiveError
 
 __all__ = ["Calibrate", "calibrate", "diff", "optimize", "postprocess", "preprocess_pictures"]
@@ -300,9 +300,18 @@ def calibrate(
 
 
 def diff(
-    model: ModelArgument,
-    left: Annotated[str, typer.Argument(help="TARGET:QUANT to compare with.")],
-    right: Annotated[str, typer.Argument(help="TARGET:QUANT that is compared.")],
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="A model card's name, or an ONNX file; or leave it out.")
+    ],
+    left: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="An artifact's folder or TARGET:QUANT[:OPTION=VALUE...] to compare with; without [MODEL], "
+            "MODEL:TARGET:QUANT.",
+        ),
+    ],
+    right: Annotated[str, typer.Argument(metavar="B", help="The same: what is compared.")] = "",
     *,
     image: Annotated[
         list[Path] | None, typer.Option("--image", "-i", help="Pictures (default: the card's first).")
@@ -317,9 +326,9 @@ def diff(
     from topfive.commands.diff import diff_layers
 
     equal = diff_layers(
-        model,
-        left,
-        right,
+        model if right else None,
+        left if right else model,
+        right or left,
         images=image or [],
         show=show,
         plot=plot,

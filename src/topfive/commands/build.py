@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import topfive
+from topfive import targets
+from topfive.cards import Card
 from topfive.commands import print_json
 from topfive.commands.explain import explanation
+from topfive.pipeline import resolve_card
 from topfive.targets.base import Artifact
 
-__all__ = ["build_artifact", "progress"]
+__all__ = ["build_artifact", "default_quant", "progress"]
 
 
 def progress(line: str) -> None:
@@ -20,10 +23,17 @@ def progress(line: str) -> None:
     sys.stderr.flush()
 
 
+def default_quant(card: Card, target: str) -> str:
+    """as_is for a quantised model, else force_float32, else int8, else the target's first."""
+    quants = targets.get(target).quants
+    plain = next(name for name in ("force_float32", "int8", *quants) if name in quants)
+    return "as_is" if card.quantised else plain
+
+
 def build_artifact(
     model: str,
     target: str,
-    quant: str,
+    quant: str | None,
     cards: Sequence[Path],
     cache: Path | None,
     *,
@@ -35,12 +45,15 @@ def build_artifact(
     explain: bool,
     as_json: bool,
 ) -> None:
-    """Build and print the artifact's directory, or all about it; `explain`: where each layer runs first."""
+    """Build and print the artifact's directory, or all about it; `explain`: where each layer runs first.
+
+    quant: None for `default_quant`.
+    """
+    card = resolve_card(model, cards)
     artifact = topfive.build(
-        model,
+        card,
         target=target,
-        quant=quant,
-        cards=cards,
+        quant=quant or default_quant(card, target),
         cache=cache,
         progress=progress,
         options=options,

@@ -15,23 +15,27 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 
 from topfive.cache import MANIFEST, cache_root
+from topfive.cards import load_cards
 from topfive.commands import print_json
 from topfive.errors import OptionError
+from topfive.images.packed import pack_key, pack_source
 from topfive.records import list_records, records_folder
 from topfive.report.terminal import as_text
+from topfive.sources import kept_file
 
 __all__ = ["Item", "Pruning", "items_of", "list_cache", "prune_cache"]
 
 DAY = 86_400.0
-LOCKS = "locks"
+CROPS, DOWNLOADS, LOCKS = "crops", "downloads", "locks"
 
 
 @dataclass(frozen=True)
 class Item:
     """One thing in the cache.
 
-    kind: of an artifact its stage (fetch ... compile), else the folder it lies in (downloads, packed, sweeps
-    ...). age: days since it was made. users: ids of records, and `stage key` of artifacts made from it.
+    kind: of an artifact its stage (fetch ... compile), else the folder it lies in (crops, downloads, sweeps
+    ...). age: days since it was made. users: `stage key` of artifacts made from it, of a download the cards
+    whose file it is. records: ids of those that were made with it.
     """
 
     kind: str
@@ -78,7 +82,8 @@ def items_of(cache: Path, records: Path) -> list[Item]:
         )
         for path, manifest in manifests.items()
     ]
-    return sorted([*items, *_others(cache)], key=lambda item: (-item.bytes, str(item.path)))
+    others = [*_packs(cache, records), *_downloads(cache), *_others(cache)]
+    return sorted([*items, *others], key=lambda item: (-item.bytes, str(item.path)))
 
 
 def _manifests(cache: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -110,13 +115,62 @@ def _named(manifest: Mapping[str, Any]) -> str:
     return " ".join(name[:40] for name in names) or str(manifest["key"])[:12]
 
 
+def _packs(cache: Path, records: Path) -> Iterator[Item]:
+    """Packed pictures, used by the records of the sweeps over them."""
+    users: dict[str, set[str]] = {}
+    for one in list_records(records, damaged=[]):
+        for entry in (one.record, *one.record["tests"]):
+            if isinstance(plan := entry.get("sweep", {}).get("plan"), dict):
+                users.setdefault(_pack_of(plan), set()).add(one.id)
+    for path in sorted(cache.glob(f"{CROPS}/??/*")):
+        if not path.is_dir():
+            continue
+        found = tuple(sorted(users.get(path.name, ())))
+        yield Item(CROPS, _pack_named(path), path, _size(path), _age(path), path.name, records=found)
+
+
+def _pack_of(plan: Mapping[str, Any]) -> str:
+    """The pack that a sweep's plan uses; "" for a plan that does not say."""
+    try:
+        source = pack_source(plan["root"], plan["labels_from"])
+        return pack_key(source, plan["listed"], plan["crop"])
+    except KeyError:
+        return ""
+
+
+def _pack_named(path: Path) -> str:
+    """Data set, profile, size and number of pictures; the start of the key where that is not told."""
+    try:
+        about = json.loads((path / "about.json").read_text(encoding="utf-8"))
+        height, width = about["size"]
+        place = str(about["source"]).partition("\n")[0].rstrip("/").rpartition("/")[2]
+        return f"{place} {about['profile']} {height}x{width}, {about['count']} pictures"
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.name[:12]
+
+
+def _downloads(cache: Path) -> Iterator[Item]:
+    """Models that were fetched or made from a recipe, used by the cards whose file they are."""
+    folder = cache / DOWNLOADS
+    paths = sorted(path for path in folder.iterdir() if path.suffix != ".lock") if folder.is_dir() else []
+    users: dict[str, set[str]] = {}
+    for card in load_cards().values() if paths else ():
+        if (kept := kept_file(card, folder)) is not None:
+            # An exported file has a note beside it.
+            for name in (kept.name, kept.with_suffix(".json").name):
+                users.setdefault(name, set()).add(card.name)
+    for path in paths:
+        found = tuple(f"card {name}" for name in sorted(users.get(path.name, ())))
+        yield Item(DOWNLOADS, path.name, path, _size(path), _age(path), users=found)
+
+
 def _others(cache: Path) -> Iterator[Item]:
-    """What is not an artifact: downloads, packed pictures, unfinished sweeps."""
+    """The rest: unfinished sweeps, and whatever else lies there."""
     for folder in sorted(cache.iterdir()) if cache.is_dir() else ():
-        if not folder.is_dir() or folder.name in ("artifacts", LOCKS):
+        if not folder.is_dir() or folder.name in ("artifacts", CROPS, DOWNLOADS, LOCKS):
             continue
         for path in sorted(folder.iterdir()):
-            if path.suffix != ".lock":
+            if path.suffix != ".lock" and path.name != LOCKS:
                 yield Item(folder.name, path.name, path, _size(path), _age(path))
 
 

@@ -13,20 +13,21 @@ import topfive
 from topfive.cards import Card
 from topfive.commands import print_json
 from topfive.commands.build import progress
-from topfive.errors import CardError
+from topfive.errors import OptionError
 from topfive.images import list_images, load_profile, preprocess_batch
 from topfive.layer_diff import LayerDifference, compare_layers
 from topfive.pipeline import resolve_card
 from topfive.report.layer_plot import layer_plot
-from topfive.targets.base import Artifact
+from topfive.targets.base import Artifact, read_artifact
 
 __all__ = ["diff_layers"]
 
 DEFAULT_SHOWN = 20
+OPTIONS = "TARGET:QUANT[:OPTION=VALUE...]"
 
 
 def diff_layers(
-    model: str,
+    model: str | None,
     left: str,
     right: str,
     *,
@@ -39,10 +40,19 @@ def diff_layers(
 ) -> bool:
     """Print how far `right` is from `left`, layer by layer, worst first; True if no int8 code differs.
 
-    left, right: "TARGET:QUANT". images: pictures (default: the first of the card's set).
+    left, right: artifacts' folders, or TARGET:QUANT[:OPTION=VALUE...], with MODEL: before it where `model` is
+    None. model: None for that of `left`. images: pictures (default: the first of the card's set).
+    Raises OptionError for sides of another form or of two models.
     """
-    card = resolve_card(model, cards)
-    reference, other = (_artifact(card, side, cache) for side in (left, right))
+    (card, first), (named, second) = (_side(side, model, cards) for side in (left, right))
+    if card.name != named.name:
+        raise OptionError(
+            f"{left} is of {card.name}, {right} of {named.name}: compare artifacts of one model"
+        )
+    reference, other = (
+        made if isinstance(made, Artifact) else _built(card, made, cache) for made in (first, second)
+    )
+    left, right = _names((left, reference), (right, other))
     profile = load_profile(card.input.profile)
     paths = list(images) or [list_images(card.pictures_folder(), map_file=card.pictures_map())[0].path]
     batch = preprocess_batch(paths, profile, card.input.size)
@@ -56,11 +66,43 @@ def diff_layers(
     return found.first_code is None
 
 
-def _artifact(card: Card, side: str, cache: Path | None) -> Artifact:
-    target, separator, quant = side.partition(":")
-    if not separator:
-        raise CardError(f"{side!r} is not TARGET:QUANT, such as gemmini_sim:int8")
-    return topfive.build(card, target=target, quant=quant, cache=cache, progress=progress)
+def _side(side: str, model: str | None, cards: Sequence[Path]) -> tuple[Card, Artifact | list[str]]:
+    """The card of one side, and its artifact, or target, quant mode and options to build."""
+    if Path(side).is_dir():
+        artifact = read_artifact(Path(side))
+        card = resolve_card(model or artifact.model, cards)
+        if card.name != artifact.model:
+            raise OptionError(f"{side} is an artifact of {artifact.model}, not of {card.name}")
+        return card, artifact
+    named, *parts = ([model] if model else []) + side.split(":")
+    options = parts[2:]
+    if len(parts) < 2 or not all(parts[:2]) or not all("=" in option for option in options):
+        form = OPTIONS if model else f"MODEL:{OPTIONS}"
+        raise OptionError(f"{side!r} is neither an artifact's folder nor {form}, such as gemmini_sim:int8")
+    return resolve_card(named, cards), parts
+
+
+def _names(*sides: tuple[str, Artifact]) -> list[str]:
+    """What to call the sides: a folder by its target and quant mode, unless both are the same."""
+    short = [
+        ":".join([made.target, made.quant, *(f"{k}={v}" for k, v in made.options.items())])
+        if Path(side).is_dir()
+        else side
+        for side, made in sides
+    ]
+    return short if len(set(short)) == len(short) else [side for side, _ in sides]
+
+
+def _built(card: Card, parts: Sequence[str], cache: Path | None) -> Artifact:
+    target, quant, *options = parts
+    return topfive.build(
+        card,
+        target=target,
+        quant=quant,
+        cache=cache,
+        progress=progress,
+        options=dict(option.partition("=")[::2] for option in options),
+    )
 
 
 def _text(found: LayerDifference, left: str, right: str, show: int) -> str:
@@ -69,6 +111,7 @@ def _text(found: LayerDifference, left: str, right: str, show: int) -> str:
     if code is not None:
         behind = f", accumulator {code.accumulator}" if code.accumulator is not None else ""
         lines += [
+            f"first node that differs: {code.node}",
             f"first int8 code that differs: {code.tensor}{list(code.index)}: "
             f"{left} {code.left}, {right} {code.right}{behind}",
             f"there {code.wrong} of {code.total} codes differ",

@@ -56,7 +56,7 @@ def cycles_text(model: str, modelled: ModelCycles) -> str:
     lines = [
         f"{model}, batch {modelled.batch}, {modelled.hardware.name}, {modelled.dataflow}: modelled cycles",
         f"{'layer':<{WIDEST_NAME}} {'kMAC':>9} {'ideal':>9} {'compute':>9} {'load':>9} {'store':>9} "
-        f"{'bus':>9} {'estimate':>9} {'util %':>6}  bound by",
+        f"{'kB moved':>9} {'bus':>9} {'estimate':>9} {'util %':>6}  bound by",
     ]
     rows = modelled.rows()
     lines += [_line(row) for row in rows if row["on"] == "gemmini"]
@@ -80,7 +80,8 @@ def _line(row: dict[str, Any]) -> str:
     name = row["name"] if len(row["name"]) <= WIDEST_NAME else f"...{row['name'][3 - WIDEST_NAME :]}"
     return (
         f"{name:<{WIDEST_NAME}} {row['macs'] / 1e3:9.0f} {row['ideal_cycles']:9} {row['compute']:9} "
-        f"{row['load']:9} {row['store']:9} {row['bus']:9} {row['estimate']:9} "
+        f"{row['load']:9} {row['store']:9} {(row['load_bytes'] + row['store_bytes']) / 1e3:9.1f} "
+        f"{row['bus']:9} {row['estimate']:9} "
         f"{100 * row['utilisation']:6.1f}  {row['bound_by']}"
     )
 
@@ -108,6 +109,11 @@ def explore_hardware(
         base=base,
         processes=default_threads(),
     )
+    if not found.points:
+        options, reason = found.refused[0]
+        raise TopfiveError(
+            f"no design is possible: {options}: {reason}", details=_refusals(found.refused[1:])
+        )
     if plot is not None:
         plot.write_text(exploration_svg(found, f"{model}, batch {batch}: modelled"), encoding="utf-8")
     front = set(found.front)
@@ -120,8 +126,12 @@ def explore_hardware(
         f"{'util %':>6}",
     ]
     lines += [_design(point, "*" if point in front else " ") for point in found.points]
-    lines += [f"left out: {options}: {reason}" for options, reason in found.refused]
+    lines += [_refusals(found.refused)] if found.refused else []
     sys.stdout.write("\n".join([*lines, ""]))
+
+
+def _refusals(refused: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"left out: {options}: {reason}" for options, reason in refused)
 
 
 def _size(text: str) -> int:

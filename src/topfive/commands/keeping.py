@@ -39,8 +39,13 @@ def keep_record(
     return path
 
 
-def scenario_tests(artifact: Artifact, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """LoadGen runs, as `topfive scenario --json` describes them, as the tests of a record."""
+def scenario_tests(
+    artifact: Artifact, rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """LoadGen runs, as `topfive scenario --json` describes them, as the tests of a record.
+
+    answers: of each run, the packed answers of an accuracy run, or {}.
+    """
     case = {"model": artifact.model, "target": artifact.target, "quant": artifact.quant}
     return [
         {
@@ -51,8 +56,9 @@ def scenario_tests(artifact: Artifact, rows: Sequence[Mapping[str, Any]]) -> lis
             "built": built_from(artifact),
             "values": _values(row),
             "loadgen": dict(row),
+            **({"answers": dict(found)} if found else {}),
         }
-        for row in rows
+        for row, found in zip(rows, answers, strict=True)
     ]
 
 

@@ -14,7 +14,18 @@ from topfive.commands import print_json
 from topfive.commands.build import progress
 from topfive.commands.keeping import keep_record
 from topfive.errors import OptionError
-from topfive.pairing import FEWEST_EPOCHS, Ratio, Side, Slots, helper_of, interleave, open_side, ratio_of
+from topfive.pairing import (
+    FEWEST_EPOCHS,
+    CpuRatio,
+    Ratio,
+    Side,
+    Slots,
+    cpu_ratio_of,
+    helper_of,
+    interleave,
+    open_side,
+    ratio_of,
+)
 from topfive.records.arrays import pack_array
 from topfive.suite.provenance import built_from
 from topfive.targets.base import Artifact
@@ -65,17 +76,24 @@ def run_pair(request: PairRequest) -> bool:
             artifacts.append(artifact)
         with _alone(request.cache):
             slots = measure_pair(sides[0], sides[1], precision=request.precision, seconds=request.seconds)
-        ratio = ratio_of(slots)
+        ratio, cpu = ratio_of(slots), cpu_ratio_of(slots)
         about = [side.about() for side in sides]
     finally:
         for side in sides:
             side.close()
     good = request.gate is None or ratio.low <= 1 + request.gate
-    result = {"a": about[0], "b": about[1], **asdict(ratio), "verdict": ratio.verdict, "passed": good}
+    result = {
+        "a": about[0],
+        "b": about[1],
+        **asdict(ratio),
+        "cpu": asdict(cpu) if cpu else None,
+        "verdict": ratio.verdict,
+        "passed": good,
+    }
     if request.as_json:
         print_json(result)
     else:
-        sys.stdout.write(pair_text(request, ratio, good=good))
+        sys.stdout.write(pair_text(request, ratio, cpu, good=good))
     if request.keep:
         tests = [_test(f"pair {n}", artifact, slots, n) for n, artifact in zip("ab", artifacts, strict=True)]
         keep_record("pair", tests, request.records, request.tags, pair=result)
@@ -104,7 +122,7 @@ def measure_pair(first: Side, second: Side, *, precision: float, seconds: float)
 
 def _test(name: str, artifact: Artifact, slots: Slots, side: str) -> dict[str, Any]:
     """A side's seconds a call, turn by turn."""
-    seconds = slots.a if side == "a" else slots.b
+    seconds, processor = (slots.a, slots.cpu_a) if side == "a" else (slots.b, slots.cpu_b)
     case = {"model": artifact.model, "target": artifact.target, "quant": artifact.quant}
     return {
         "test": name,
@@ -114,11 +132,12 @@ def _test(name: str, artifact: Artifact, slots: Slots, side: str) -> dict[str, A
         "built": built_from(artifact),
         "values": {"simulated": str(artifact.meta.get("simulated", ""))},
         "rounds": pack_array(seconds.reshape(-1)),
+        "cpu_rounds": pack_array(processor.reshape(-1)),
         "iterations": slots.calls,
     }
 
 
-def pair_text(request: PairRequest, ratio: Ratio, *, good: bool) -> str:
+def pair_text(request: PairRequest, ratio: Ratio, cpu: CpuRatio | None, *, good: bool) -> str:
     """The result in a few lines."""
     percent = 100 * (ratio.ratio - 1)
     lines = [
@@ -128,6 +147,11 @@ def pair_text(request: PairRequest, ratio: Ratio, *, good: bool) -> str:
         f"{ratio.verdict}; {ratio.rounds} rounds of A B B A in {ratio.epochs} epochs",
         f"ratio of medians {ratio.of_medians:.4f} ({ratio.medians_low:.4f} to {ratio.medians_high:.4f})",
     ]
+    if cpu is not None:
+        lines.append(
+            f"processor time B/A {cpu.ratio:.4f}, 99% interval {cpu.low:.4f} to {cpu.high:.4f}: "
+            f"{1e3 * cpu.median_a:.4g} and {1e3 * cpu.median_b:.4g} ms a call"
+        )
     if ratio.precision > request.precision:
         lines.append(
             f"the interval is wider than --precision asks for (+-{100 * ratio.precision:.1f}%): "

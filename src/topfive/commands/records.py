@@ -108,9 +108,9 @@ def _line(entry: Entry) -> str:
         shown += [f"{name} {1e3 * percentiles[name]:.4g} ms" for name in ("p50", "p99")]
         shown.append(f"{len(entry.rounds)} rounds")
     shown += [f"{name} {value}" for name, value in entry.values.items() if name.startswith("loadgen_")]
-    if entry.sweep is not None:
-        sweep = entry.sweep
-        shown.append(f"top-1 {int(sweep.right1.sum())}/{sweep.pictures}, top-5 {int(sweep.right5.sum())}")
+    if (answered := entry.sweep or entry.answers) is not None:
+        right1, right5 = int(answered.right1.sum()), int(answered.right5.sum())
+        shown.append(f"top-1 {right1}/{len(answered.labels)}, top-5 {right5}")
     return f"{entry.outcome:8} {entry.test}" + (f": {', '.join(shown)}" if shown else "")
 
 

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import topfive
-from topfive import targets
 from topfive.cards import Card
 from topfive.commands import print_json
-from topfive.commands.build import progress
+from topfive.commands.build import default_quant, progress
 from topfive.commands.explain import explanation, runner_options, save_model
 from topfive.errors import CardError, RunError
 from topfive.golden import output_labels
@@ -122,9 +121,8 @@ class Job:
 def prepare(card: Card, settings: Settings) -> Job:
     """Load the profile (default: the card's), build the model, and do what was asked about it.
 
-    Quant mode by default: as_is for a quantised model, else force_float32, or int8 where the target has no
-    float32, or its first. Raises OptionError for options that the target does not have, TraceError where no
-    trace can be.
+    Quant mode by default: `default_quant`. Raises OptionError for options that the target does not have,
+    TraceError where no trace can be.
     """
     if settings.trace is not None:
         check_place(settings.trace)
@@ -132,9 +130,7 @@ def prepare(card: Card, settings: Settings) -> Job:
     runner_given = (settings.execution, settings.optimization)
     target, options = runner_options(settings.target, *runner_given, settings.options)
     target = target or DEFAULT_TARGET
-    quants = targets.get(target).quants
-    plain = next(name for name in ("force_float32", "int8", *quants) if name in quants)
-    mode = settings.quant or ("as_is" if card.quantised else plain)
+    mode = settings.quant or default_quant(card, target)
     labels = output_labels(card)
     artifact = topfive.build(
         card, target=target, quant=mode, cache=settings.cache, progress=progress, options=options

@@ -14,7 +14,7 @@ from topfive.cards import Card
 from topfive.commands import print_json
 from topfive.commands.build import progress
 from topfive.commands.keeping import keep_record, scenario_tests
-from topfive.loadgen import Plan, Run, read_user_conf, run_scenario
+from topfive.loadgen import Plan, Run, described, read_user_conf, run_scenario
 from topfive.loadgen.samples import SampleSet, sample_set
 from topfive.loadgen.search import until_valid
 from topfive.loadgen.tree import add_to_tree
@@ -70,7 +70,7 @@ def prepare_subject(
     *,
     target: str,
     quant: str,
-    imagenet: Path | None,
+    imagenet: str | None,
     count: int | None,
     logs: Path | None,
     threads: int | None,
@@ -84,7 +84,7 @@ def prepare_subject(
     artifact = topfive.build(card, target=target, quant=quant, cache=cache, progress=progress)
     stamp = time.strftime("%Y.%m.%d-%H.%M.%S")
     folder = logs or Path("loadgen_logs") / stamp / f"{card.name}-{target}-{quant}"
-    samples = sample_set(card, folder=imagenet, count=count)
+    samples = sample_set(card, dataset=imagenet, count=count)
     return Subject(card, artifact, samples, folder, threads, time_limit, keeping)
 
 
@@ -103,6 +103,7 @@ def run_plans(
 ) -> bool:
     """Run plans one after the other and print what each found; whether all were valid."""
     rows = []
+    runs = []
     valid = True
     for asked in plans:
         plan = asked
@@ -111,6 +112,7 @@ def run_plans(
             plan = replace(plan, overrides=overrides)
         run, tries = run_plan(subject, plan)
         valid &= run.valid
+        runs.append(run)
         rows.append(described(run, tries))
         if tree is not None:
             rows[-1]["tree"] = str(add_to_tree(tree, _system(subject), subject.card.name, run))
@@ -119,7 +121,7 @@ def run_plans(
             sys.stdout.flush()
     if as_json:
         print_json({**_subject_json(subject), "runs": rows})
-    _keep(subject, rows)
+    _keep(subject, rows, runs)
     return valid
 
 
@@ -133,6 +135,7 @@ def run_harness(
     """
     reference, source = _reference(subject)
     rows = []
+    runs = []
     good = True
     for scenario in scenarios:
         for mode in ("accuracy", "performance"):
@@ -145,6 +148,7 @@ def run_harness(
             if tree is not None:
                 row["tree"] = str(add_to_tree(tree, _system(subject), subject.card.name, run))
             rows.append(row)
+            runs.append(run)
             if not as_json:
                 sys.stdout.write(scenario_text(row))
                 sys.stdout.flush()
@@ -152,14 +156,15 @@ def run_harness(
         print_json({**_subject_json(subject), "good": good, "runs": rows})
     else:
         sys.stdout.write(f"{subject.card.name}: {'PASSED' if good else 'FAILED'}\n")
-    _keep(subject, rows)
+    _keep(subject, rows, runs)
     return good
 
 
-def _keep(subject: Subject, rows: Sequence[dict[str, Any]]) -> None:
+def _keep(subject: Subject, rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> None:
     keeping = subject.keeping
     if keeping.keep:
-        tests = scenario_tests(subject.artifact, rows)
+        answers = [subject.samples.answers(run.top5) for run in runs]
+        tests = scenario_tests(subject.artifact, rows, answers)
         keep_record("scenario", tests, keeping.records, keeping.tags, pictures=subject.samples.place)
 
 
@@ -192,26 +197,6 @@ def _subject_json(subject: Subject) -> dict[str, Any]:
         "simulated": str(subject.artifact.meta.get("simulated", "")),
         "samples": len(subject.samples.labels),
         "pictures": subject.samples.place,
-    }
-
-
-def described(run: Run, tries: int) -> dict[str, Any]:
-    """A run as JSON-able values; times in seconds."""
-    row: dict[str, Any] = {"key": run.key, "logs": str(run.folder), "valid": run.valid, "tries": tries}
-    if run.accuracy:
-        row |= {"accuracy": run.accuracy.fraction, "right": run.accuracy.right, "total": run.accuracy.total}
-        return row
-    found = run.performance
-    assert found is not None
-    streams = found.scenario in ("SingleStream", "MultiStream")
-    return row | {
-        "metric": found.metric / 1e9 if streams else found.metric,
-        "metric_name": found.metric_name,
-        "queries": found.queries,
-        "samples_per_second": found.samples_per_second,
-        "percentiles_s": {name: value / 1e9 for name, value in found.percentiles.items()},
-        "advice": list(found.advice),
-        "errors": list(found.errors),
     }
 
 

@@ -39,7 +39,16 @@ from topfive.images.decode import decode_bytes, decoder_version
 from topfive.images.preprocess import crop_uint8
 from topfive.images.profiles import Profile
 
-__all__ = ["File", "Pack", "crop_bytes", "crop_key", "make_crops", "refuse_without_room"]
+__all__ = [
+    "File",
+    "Pack",
+    "crop_bytes",
+    "crop_key",
+    "make_crops",
+    "pack_key",
+    "pack_source",
+    "refuse_without_room",
+]
 
 FORMAT = 1
 HEADER = 4096
@@ -119,6 +128,16 @@ def crop_key(profile: Profile, size: tuple[int, int]) -> str:
     )
 
 
+def pack_key(source: str, count: int, crop: str) -> str:
+    """The name of a pack; crop: see `crop_key`."""
+    return content_key({"source": source, "count": count, "crop": crop})
+
+
+def pack_source(root: str, labels_from: str) -> str:
+    """What list of pictures a pack is of: the folder or URL, and what gives its labels."""
+    return f"{root}\n{labels_from}"
+
+
 @dataclass(frozen=True)
 class Row:
     """What a pack says of a row; a stamp of zeros is none."""
@@ -139,9 +158,9 @@ class Pack:
         self.count = count
         self.shape = (size[0], size[1], 3)
         self.row_bytes = size[0] * size[1] * 3
-        self.key = content_key({"source": source, "count": count, "crop": crop_key(profile, size)})
+        self.key = pack_key(source, count, crop_key(profile, size))
         self.folder = root / "crops" / self.key[:2] / self.key
-        self._profile, self._size = profile, size
+        self._profile, self._size, self._source = profile, size, source
         try:
             self._prepare()
             self._crops = os.open(self.folder / "crops.npy", os.O_RDWR)
@@ -243,6 +262,7 @@ class Pack:
             "count": self.count,
             "size": list(self._size),
             "made_by": decoder_version(),
+            "source": self._source,
         }
         _create(self.folder / "index.bin", b"", self.count * ENTRY.size)
         _create(self.folder / "crops.npy", header, HEADER + self.count * self.row_bytes)

@@ -12,7 +12,7 @@ from topfive.loadgen.plan import (
     command_key,
     parse_command_key,
 )
-from topfive.loadgen.runs import Run, run_scenario, unavailable_reason
+from topfive.loadgen.runs import Run, described, run_scenario, unavailable_reason
 from topfive.loadgen.user_conf import read_user_conf
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "ScenarioError",
     "asked_runs",
     "command_key",
+    "described",
     "parse_command_key",
     "read_accuracy",
     "read_result",

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from topfive.loadgen.plan import Plan
 from topfive.loadgen.settings import test_settings
+from topfive.sweep.shards import best_classes
 
 __all__ = ["main"]
 
-JOB, OUTCOME, CROPS = "job.json", "outcome.json", "samples.npy"
+JOB, OUTCOME, CROPS, TOP5 = "job.json", "outcome.json", "samples.npy", "top5.npy"
 WARM_UP_CALLS, LEAST_CALLS, MOST_CALLS, TIMED_SECONDS = 3, 5, 1000, 0.5
 Infer = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -59,16 +60,27 @@ class Samples:
 class System:
     """The system under test: answers queries through one runner, with one buffer for answers.
 
-    The answer to a sample is its class number as float32, as MLPerf's reference writes it.
+    The answer to a sample is its class number as float32, as MLPerf's reference writes it. top5: int32
+    [samples, 5] in accuracy runs, filled with the five best classes of each; None for none.
     """
 
-    def __init__(self, loadgen: Any, infer: Infer, samples: Samples, *, batch: int, background: bool) -> None:
+    def __init__(
+        self,
+        loadgen: Any,
+        infer: Infer,
+        samples: Samples,
+        *,
+        batch: int,
+        background: bool,
+        top5: NDArray[np.int32] | None = None,
+    ) -> None:
         self._loadgen, self._infer, self._samples = loadgen, infer, samples
         self._batch, self._background = batch, int(background)
         self._answers = np.empty(batch, np.float32)
         self._address = self._answers.ctypes.data
         self._inputs: NDArray[Any] | None = None
         self.failure = ""
+        self._top5 = top5
 
     def issue(self, ids: list[int], indices: list[int]) -> None:
         """Answer a query; an exception is kept, and this and all later samples get empty answers."""
@@ -89,7 +101,10 @@ class System:
             output = self._infer(self._samples[indices[0]])
         else:
             output = self._infer(self._gather(indices))
-        classes = output.reshape(count, -1).argmax(axis=1)
+        scores = output.reshape(count, -1)
+        classes = scores.argmax(axis=1)
+        if self._top5 is not None:
+            self._top5[indices] = best_classes(scores, bool(self._background))
         self._answers[:count] = classes - self._background
         response, address = self._loadgen.QuerySampleResponse, self._address
         self._loadgen.QuerySamplesComplete(
@@ -165,7 +180,8 @@ def main(folder: Path) -> int:
         infer = runner.callable()
         latency, slowest, rate = _measure(infer, samples, batch)
         _write(folder, {"latency": latency, "rate": rate})
-        system = System(mlperf_loadgen, infer, samples, batch=batch, background=job["background"])
+        top5 = np.full((samples.count, 5), -1, np.int32) if plan.mode == "accuracy" else None
+        system = System(mlperf_loadgen, infer, samples, batch=batch, background=job["background"], top5=top5)
         queued = Queued(system) if plan.scenario == "Server" else None
         settings = test_settings(
             mlperf_loadgen, plan, latency=latency, slowest=slowest, batch_rate=rate, folder=folder
@@ -173,6 +189,8 @@ def main(folder: Path) -> int:
         _start(mlperf_loadgen, folder, queued or system, samples, settings)
         if queued is not None:
             queued.close()
+    if top5 is not None:
+        np.save(folder / TOP5, top5)
     _write(folder, {"latency": latency, "rate": rate, "failure": system.failure, "ended": True})
     return 1 if system.failure else 0
 

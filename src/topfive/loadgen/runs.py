@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from topfive.loadgen.child import CROPS, JOB, OUTCOME
+from topfive.loadgen.child import CROPS, JOB, OUTCOME, TOP5
 from topfive.loadgen.logs import Accuracy, LoadGenResult, read_accuracy, read_detail, read_result
 from topfive.loadgen.plan import Plan, ScenarioError, as_json, command_key, expected_seconds
 from topfive.targets.base import Artifact
 
-__all__ = ["Run", "run_scenario", "unavailable_reason"]
+__all__ = ["Run", "described", "read_top5", "run_scenario", "unavailable_reason"]
 
 START_SECONDS = 120.0
 PATIENCE = 3.0
@@ -39,6 +39,8 @@ class Run:
     accuracy: Accuracy | None
     latency: float
     """Median seconds of one call, measured before the run."""
+    top5: NDArray[np.int32] | None = field(default=None, compare=False)
+    """[samples, 5] of an accuracy run: the five best classes of each, as `best_classes` gives them."""
 
     @property
     def key(self) -> str:
@@ -97,8 +99,46 @@ def run_scenario(
     (folder / CROPS).unlink()
     if plan.mode == "accuracy":
         _refuse_errors(folder)
-        return Run(plan, folder, None, read_accuracy(folder, list(labels)[:samples]), latency)
+        accuracy = read_accuracy(folder, list(labels)[:samples])
+        return Run(plan, folder, None, accuracy, latency, read_top5(folder, labels[:samples], accuracy))
     return Run(plan, folder, read_result(folder, plan.scenario), None, latency)
+
+
+def described(run: Run, tries: int) -> dict[str, Any]:
+    """A run as JSON-able values; times in seconds."""
+    row: dict[str, Any] = {"key": run.key, "logs": str(run.folder), "valid": run.valid, "tries": tries}
+    if run.accuracy:
+        row |= {"accuracy": run.accuracy.fraction, "right": run.accuracy.right, "total": run.accuracy.total}
+        return row
+    found = run.performance
+    assert found is not None
+    streams = found.scenario in ("SingleStream", "MultiStream")
+    return row | {
+        "metric": found.metric / 1e9 if streams else found.metric,
+        "metric_name": found.metric_name,
+        "queries": found.queries,
+        "samples_per_second": found.samples_per_second,
+        "percentiles_s": {name: value / 1e9 for name, value in found.percentiles.items()},
+        "advice": list(found.advice),
+        "errors": list(found.errors),
+    }
+
+
+def read_top5(folder: Path, labels: Sequence[int], accuracy: Accuracy) -> NDArray[np.int32]:
+    """The five best classes of each sample, int32 [N, 5], as the child kept them.
+
+    Raises ScenarioError when they cannot be read, or are not right as often as LoadGen's log is.
+    """
+    try:
+        found: NDArray[np.int32] = np.load(folder / TOP5, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ScenarioError(f"{folder / TOP5} cannot be read: {error}") from error
+    right = int((found[:, 0] == np.asarray(labels)).sum())
+    if right != accuracy.right:
+        raise ScenarioError(
+            f"{folder}: LoadGen's log is right for {accuracy.right} pictures, the model's answers for {right}"
+        )
+    return found
 
 
 def _fresh(folder: Path) -> None:

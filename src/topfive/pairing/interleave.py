@@ -32,11 +32,14 @@ FEWEST_ROUNDS = 20
 class Slots:
     """Seconds a call, the median in each turn: `a` and `b` are [epochs, rounds, 2].
 
-    The last axis is the turn: A B B A. Both sides are opened anew at the begin of each epoch.
+    The last axis is the turn: A B B A. Both sides are opened anew at the begin of each epoch. cpu_a, cpu_b:
+    the same of processor seconds.
     """
 
     a: npt.NDArray[np.float64]
     b: npt.NDArray[np.float64]
+    cpu_a: npt.NDArray[np.float64]
+    cpu_b: npt.NDArray[np.float64]
     calls: int
 
     @property
@@ -66,7 +69,7 @@ def interleave(
     opening = _renewed(first, second)
     turn = (made + uncounted) * (longest + shortest)
     count = rounds or max(FEWEST_ROUNDS, math.ceil(opening / (2 * turn)))
-    epochs: list[list[list[float]]] = []
+    epochs: list[list[list[tuple[float, float]]]] = []
     checked = 0
     collecting = gc.isenabled()
     gc.disable()
@@ -77,7 +80,8 @@ def interleave(
             if len(epochs) >= 1.25 * checked:
                 checked = len(epochs)
                 table = np.array(epochs, np.float64)
-                slots = Slots(table[:, :, [0, 3]], table[:, :, [1, 2]], made)
+                firsts, seconds = table[:, :, [0, 3]], table[:, :, [1, 2]]
+                slots = Slots(firsts[..., 0], seconds[..., 0], firsts[..., 1], seconds[..., 1], made)
                 if enough(slots):
                     return slots
             _renewed(*((first, second) if len(epochs) % 2 else (second, first)))
@@ -87,9 +91,12 @@ def interleave(
             gc.enable()
 
 
-def _round(first: Side, second: Side, calls: int, uncounted: int) -> list[float]:
-    turns = (first, second, second, first)
-    return [statistics.median(side.calls(uncounted + calls)[uncounted:]) for side in turns]
+def _round(first: Side, second: Side, calls: int, uncounted: int) -> list[tuple[float, float]]:
+    found = [side.calls(uncounted + calls) for side in (first, second, second, first)]
+    return [
+        (statistics.median(timed.wall[uncounted:]), statistics.median(timed.cpu[uncounted:]))
+        for timed in found
+    ]
 
 
 def _renewed(*sides: Side) -> float:
@@ -102,5 +109,5 @@ def _renewed(*sides: Side) -> float:
 
 def _seconds(first: Side, second: Side) -> tuple[float, float]:
     """The median seconds of a call of the slower and of the faster."""
-    medians = [max(1e-9, statistics.median(side.calls(5))) for side in (first, second)]
+    medians = [max(1e-9, statistics.median(side.calls(5).wall)) for side in (first, second)]
     return max(medians), min(medians)

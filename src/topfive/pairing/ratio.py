@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from topfive.pairing.interleave import Slots
 
-__all__ = ["Ratio", "ratio_of"]
+__all__ = ["CpuRatio", "Ratio", "cpu_ratio_of", "ratio_of"]
 
 RESAMPLES = 500
 BLOCK = 10
@@ -55,6 +55,20 @@ class Ratio:
         return "B slower" if self.ratio > 1 else "B faster"
 
 
+@dataclass(frozen=True)
+class CpuRatio:
+    """B over A in processor time of the process that calls, all its threads: `Ratio`'s figures.
+
+    Time in which other processes have the processor does not count, so load hardly moves it.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    median_a: float
+    median_b: float
+
+
 def ratio_of(slots: Slots, *, seed: int = 0) -> Ratio:
     """The ratio of a measurement and its interval of CONFIDENCE.
 
@@ -63,16 +77,13 @@ def ratio_of(slots: Slots, *, seed: int = 0) -> Ratio:
     """
     a, b = slots.a, slots.b
     epochs, rows = _resamples(a.shape[0], a.shape[1], np.random.default_rng(seed))
-    logs = np.log(b) - np.log(a)
-    drawn = logs[epochs[:, :, None], rows].reshape(RESAMPLES, -1, 2)
-    ratios = np.exp(np.median(drawn, axis=1).mean(axis=1))
+    ratio, low, high = _side_by_side(a, b, epochs, rows)
     median_a, median_b = (
         np.median(times[epochs[:, :, None], rows].reshape(RESAMPLES, -1), axis=1) for times in (a, b)
     )
-    low, high = _interval(ratios)
     medians_low, medians_high = _interval(median_b / median_a)
     return Ratio(
-        ratio=float(np.exp(np.median(logs.reshape(-1, 2), axis=0).mean())),
+        ratio=ratio,
         low=low,
         high=high,
         of_medians=float(np.median(b) / np.median(a)),
@@ -84,6 +95,23 @@ def ratio_of(slots: Slots, *, seed: int = 0) -> Ratio:
         epochs=a.shape[0],
         calls=slots.calls,
     )
+
+
+def cpu_ratio_of(slots: Slots, *, seed: int = 0) -> CpuRatio | None:
+    """The same of processor time; None where its clock is too coarse for some turn."""
+    a, b = slots.cpu_a, slots.cpu_b
+    if a.min() <= 0 or b.min() <= 0:
+        return None
+    drawn = _resamples(a.shape[0], a.shape[1], np.random.default_rng(seed))
+    return CpuRatio(*_side_by_side(a, b, *drawn), float(np.median(a)), float(np.median(b)))
+
+
+def _side_by_side(a: Table, b: Table, epochs: Places, rows: Places) -> tuple[float, float, float]:
+    """The ratio of turns side by side, and its interval."""
+    logs = np.log(b) - np.log(a)
+    drawn = logs[epochs[:, :, None], rows].reshape(RESAMPLES, -1, 2)
+    low, high = _interval(np.exp(np.median(drawn, axis=1).mean(axis=1)))
+    return float(np.exp(np.median(logs.reshape(-1, 2), axis=0).mean())), low, high
 
 
 def _interval(values: Table) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,19 @@ import topfive
 from topfive.errors import OptionError, RunError
 from topfive.targets.base import Artifact, Runner, read_artifact
 
-__all__ = ["HelperSide", "RunnerSide", "Side", "helper_of", "input_of", "open_side"]
+__all__ = ["HelperSide", "RunnerSide", "Side", "Timed", "helper_of", "input_of", "open_side"]
 
 WORKER = Path(__file__).with_name("worker.py")
 FORM = "MODEL:TARGET:QUANT[:OPTION=VALUE...], an artifact's folder, or PYTHON@FOLDER"
 PATIENCE = 600.0
 """Seconds that a helper may take to open its artifact or to answer."""
+
+
+class Timed(NamedTuple):
+    """Seconds of each of some calls: on the clock, and of processor time of all the process's threads."""
+
+    wall: list[float]
+    cpu: list[float]
 
 
 class Side(ABC):
@@ -36,7 +43,7 @@ class Side(ABC):
     name: str
 
     @abstractmethod
-    def calls(self, count: int) -> list[float]:
+    def calls(self, count: int) -> Timed:
         """Make so many calls; the seconds of each. Raises RunError."""
 
     def renew(self) -> None:
@@ -68,15 +75,17 @@ class RunnerSide(Side):
         self.runner = topfive.open(self.runner.artifact, threads=threads)
         self._ready()
 
-    def calls(self, count: int) -> list[float]:
+    def calls(self, count: int) -> Timed:
         """Call the model."""
-        infer, batch, clock = self._infer, self.batch, time.perf_counter
-        seconds = []
+        infer, batch, clock, processor = self._infer, self.batch, time.perf_counter, time.process_time
+        timed = Timed([], [])
         for _ in range(count):
+            spent = processor()
             start = clock()
             infer(batch)
-            seconds.append(clock() - start)
-        return seconds
+            timed.wall.append(clock() - start)
+            timed.cpu.append(processor() - spent)
+        return timed
 
     def about(self) -> dict[str, Any]:
         """The artifact and the runner."""
@@ -124,14 +133,15 @@ class HelperSide(Side):
         self._end()
         self._start()
 
-    def calls(self, count: int) -> list[float]:
+    def calls(self, count: int) -> Timed:
         """Have the other process call the model."""
         try:
             _pipe(self._process.stdin).write(f"{count}\n")
             _pipe(self._process.stdin).flush()
         except OSError:
             raise self._died() from None
-        return [float(second) for second in self._answer()]
+        wall, cpu = self._answer()
+        return Timed([float(second) for second in wall], [float(second) for second in cpu])
 
     def about(self) -> dict[str, Any]:
         """Which topfive runs it."""

@@ -1,7 +1,8 @@
 """One side of a pair in a process of its own: started as a file, by an interpreter that has another topfive.
 
 Arguments: the artifact's directory, a batch as .npy, threads ("" for the default). Reads a number of calls a
-line, writes the seconds of each as a JSON list a line. Uses nothing but topfive's public interface.
+line, writes two JSON lists a line: the seconds of each call, and its seconds of processor time. Uses nothing
+but topfive's public interface.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ def main() -> None:
     with topfive.open(folder, threads=int(threads) if threads else None) as runner:
         runner.run(batch)
         infer = runner.callable()
-        clock = time.perf_counter
+        clock, processor = time.perf_counter, time.process_time
         answers.write(json.dumps({"topfive": topfive.__version__, "file": topfive.__file__}) + "\n")
         for line in sys.stdin:
-            seconds = []
+            wall, cpu = [], []
             for _ in range(int(line)):
+                spent = processor()
                 start = clock()
                 infer(batch)
-                seconds.append(clock() - start)
-            answers.write(json.dumps(seconds) + "\n")
+                wall.append(clock() - start)
+                cpu.append(processor() - spent)
+            answers.write(json.dumps([wall, cpu]) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topfive.errors import RecordError
+from topfive.records.answers import Answers
 from topfive.records.arrays import unpack_array
 from topfive.records.sweep_record import SweepRecord
 
@@ -40,6 +41,12 @@ class Entry:
         """Seconds of each measured call, in the order in which they were made; empty without any."""
         packed = self.stored.get("rounds")
         return NO_ROUNDS if packed is None else unpack_array(packed)
+
+    @cached_property
+    def answers(self) -> Answers | None:
+        """What LoadGen's accuracy run was answered, picture by picture; None for another test."""
+        packed = self.stored.get("answers")
+        return None if packed is None else Answers.from_json(packed)
 
     @property
     def ran(self) -> bool:

@@ -73,5 +73,10 @@ def pictures_of(entry: Entry, metric: str) -> Pictures | None:
         right = sweep.right1 if metric == "top1" else sweep.right5
         keys = zip(sweep.indices.tolist(), sweep.digests.tolist(), sweep.labels.tolist(), strict=True)
         return dict(zip(keys, right.tolist(), strict=True))
+    if (answers := entry.answers) is not None:
+        right = answers.right1 if metric == "top1" else answers.right5
+        places = range(len(right))
+        keys = zip(places, answers.digests.tolist(), answers.labels.tolist(), strict=True)
+        return dict(zip(keys, right.tolist(), strict=True))
     stored = entry.values.get("right1") if metric == "top1" else None
     return {(name,): bool(right) for name, right in stored.items()} if stored else None

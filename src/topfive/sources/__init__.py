@@ -11,9 +11,9 @@ from topfive.cards import Card
 from topfive.errors import FetchError
 from topfive.sources import light
 from topfive.sources.download import download, download_allowed, downloaded
-from topfive.sources.export import unfetched_reason, verified
+from topfive.sources.export import exported_path, unfetched_reason, verified
 
-__all__ = ["EXPORTED", "resolve", "unavailable_reason"]
+__all__ = ["EXPORTED", "kept_file", "resolve", "unavailable_reason"]
 
 EXPORTED = ("torchvision", "huggingface")
 """Kinds that `topfive fetch` exports once; building never does: it would need PyTorch and the network."""
@@ -41,6 +41,16 @@ def resolve(card: Card, downloads: Path, *, allow_download: bool | None = None) 
     return path
 
 
+def kept_file(card: Card, downloads: Path) -> Path | None:
+    """Where a card's model is or would be kept in the folder `downloads`; None if it is never there."""
+    source = card.source
+    if source.kind == "light":
+        return _light_file(card, downloads)
+    if source.kind == "url":
+        return downloaded(source.urls, source.sha256, downloads)[0] if source.sha256 else None
+    return exported_path(card, downloads) if source.kind in EXPORTED else None
+
+
 def unavailable_reason(card: Card, downloads: Path) -> str:
     """Why the model cannot be used now, for a skip: card.missing_reason(), or a download not allowed."""
     reason = card.missing_reason()
@@ -62,9 +72,14 @@ def _unvouched(card: Card) -> str:
     )
 
 
+def _light_file(card: Card, downloads: Path) -> Path:
+    architecture, seed = card.source.architecture, card.source.seed
+    return downloads / f"light_{architecture}-{light.fingerprint(architecture, seed)[:16]}.onnx"
+
+
 def _light(card: Card, downloads: Path) -> Path:
     architecture, seed = card.source.architecture, card.source.seed
-    out = downloads / f"light_{architecture}-{light.fingerprint(architecture, seed)[:16]}.onnx"
+    out = _light_file(card, downloads)
     if not out.exists():
         try:
             downloads.mkdir(parents=True, exist_ok=True)

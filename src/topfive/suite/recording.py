@@ -41,6 +41,7 @@ class Recorder:
         found: Mapping[str, Any] = getattr(report, "topfive", {})
         values = dict(found.get("values", {}))
         built = values.pop("built", {})
+        packed = {name: values.pop(name) for name in ("loadgen", "answers") if name in values}
         self.tests[report.nodeid] = {
             "test": report.nodeid,
             "kind": case["kind"],
@@ -50,6 +51,7 @@ class Recorder:
             "case": {name: case[name] for name in ("model", "target", "quant", "batch")},
             "built": built,
             "values": {name: value for name, value in values.items() if value not in (None, "")},
+            **{name: found for name, found in packed.items() if found},
         }
 
     def made(self) -> dict[str, Any] | None:

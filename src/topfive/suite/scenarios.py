@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from topfive.cards import Card
-from topfive.loadgen import Plan, Run, parse_command_key, run_scenario, unavailable_reason
+from topfive.loadgen import Plan, Run, described, parse_command_key, run_scenario, unavailable_reason
 from topfive.loadgen.samples import SampleSet, sample_set
 from topfive.loadgen.search import until_valid
 from topfive.suite.measuring import device_lock
@@ -48,12 +48,12 @@ class ScenarioCheck:
             run, tries = until_valid(
                 Plan(scenario, mode), lambda plan, number: self._run(plan, number, quant, samples)
             )
+        self._record(**_shown(run, tries), answers=samples.answers(run.top5))
         if run.accuracy is not None:
             self._compare(run, quant, samples)
         elif not run.valid and run.performance is not None:
             lines = "\n".join((*run.performance.errors, *run.performance.advice))
             pytest.fail(f"{key} is INVALID after {tries} tries (logs: {run.folder})\n{lines}", pytrace=False)
-        self._record(**_shown(run))
 
     def _run(self, plan: Plan, number: int, quant: str, samples: SampleSet) -> Run:
         folder = self._folder / f"{plan.mode}-{plan.scenario}-{number}"
@@ -86,11 +86,10 @@ class ScenarioCheck:
             )
 
 
-def _shown(run: Run) -> dict[str, Any]:
+def _shown(run: Run, tries: int) -> dict[str, Any]:
+    """LoadGen's figures by the names that are compared, seconds for the streams, and the run whole."""
+    row = described(run, tries)
     if run.accuracy is not None:
-        return {"top1": run.accuracy.fraction}
-    found = run.performance
-    if found is None:
-        return {}
+        return {"top1": run.accuracy.fraction, "pictures": run.accuracy.total, "loadgen": row}
     name = run.plan.scenario.lower()
-    return {f"loadgen_{name}": found.metric, f"loadgen_{name}_queries": found.queries}
+    return {f"loadgen_{name}": row["metric"], f"loadgen_{name}_queries": row["queries"], "loadgen": row}

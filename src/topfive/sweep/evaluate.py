@@ -22,7 +22,7 @@ from topfive.datasets import Listing, Picture
 from topfive.datasets.storage import STAMP_BYTES, is_url
 from topfive.errors import RunError
 from topfive.images import Profile, load_profile, normalise
-from topfive.images.packed import File, Pack, make_crops
+from topfive.images.packed import File, Pack, make_crops, pack_source
 from topfive.sweep.plan import Plan, shard_range
 from topfive.sweep.shards import ShardResult, best_classes
 from topfive.targets.base import Runner
@@ -198,7 +198,7 @@ class Evaluator:
         key = self.job.cases[group.cases[0]].plan.crop
         if key not in self._packs and self.job.cache is not None:
             listing = self.job.listing
-            source = f"{listing.root}\n{listing.labels_from}"
+            source = pack_source(listing.root, listing.labels_from)
             pack = Pack(self.job.cache, source, listing.listed, group.profile, group.size)
             self._packs[key] = self._exits.enter_context(pack)
         return self._packs[key]

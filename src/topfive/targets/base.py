@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -261,8 +262,20 @@ class Target(ABC):
         return False
 
     def setting(self, name: str) -> str:
-        """The value of an option: the chosen one, else the default."""
-        return self.settings.get(name, self.options[name].default)
+        """The value of an option: the chosen one, else the default.
+
+        One that only decides how it runs is looked for in the environment, too, before the default: for
+        option max-wait of target aic100 in TOPFIVE_AIC100_MAX_WAIT. Raises OptionError for a value there
+        that the option does not take.
+        """
+        option = self.options[name]
+        if name in self.settings or not option.running:
+            return self.settings.get(name, option.default)
+        variable = f"TOPFIVE_{self.name}_{name}".upper().replace("-", "_")
+        value = os.environ.get(variable, "") or option.default
+        if value != option.default and not option.allows(value):
+            raise OptionError(f"{variable} cannot be {value!r}: choose {', '.join(option.choices)}")
+        return value
 
     @property
     def build_settings(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,9 +19,21 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from topfive.errors import StageError
+from topfive.cache import file_sha256
+from topfive.errors import RunError, StageError
 
-__all__ = ["EMULATED", "ToolRun", "find_tool", "is_emulated", "run_tool", "said_about_itself"]
+__all__ = [
+    "EMULATED",
+    "ToolRun",
+    "ask_tool",
+    "check_compiled",
+    "end_group",
+    "ending",
+    "find_tool",
+    "is_emulated",
+    "run_tool",
+    "said_about_itself",
+]
 
 EMULATED = "topfive's emulated"
 """How an emulated tool begins the first line that it says about itself, as no vendor's does."""
@@ -84,6 +97,25 @@ def find_tool(name: str, folders: Sequence[str | Path] = ()) -> str | None:
     return str(Path(found).absolute()) if found else None
 
 
+def ask_tool(command: Sequence[str], seconds: float = QUICK_SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run a command that answers at once; its exit status and what it printed.
+
+    Raises OSError when it cannot be started, TimeoutError (which is one) when it did not end within so many
+    seconds, and its process group was killed.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+        )
+        if _wait(process, command, seconds) is not None:
+            raise TimeoutError(f"{Path(command[0]).name} did not end within {seconds:g} s and was killed")
+        printed = []
+        for stream in (output, errors):
+            stream.seek(0)
+            printed.append(stream.read().decode("utf-8", errors="replace"))
+    return subprocess.CompletedProcess(command, process.returncode, *printed)
+
+
 @cache
 def said_about_itself(command: tuple[str, ...], seconds: float = QUICK_SECONDS) -> str:
     """The first line that a command prints, whatever its exit status; in words why there is none.
@@ -91,16 +123,8 @@ def said_about_itself(command: tuple[str, ...], seconds: float = QUICK_SECONDS) 
     Asked once for each command.
     """
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
+        done = ask_tool(command, seconds)
+    except OSError:
         return "does not run"
     printed = (*done.stdout.splitlines(), *done.stderr.splitlines())
     return next((line.strip() for line in printed if line.strip()), "says nothing")
@@ -109,6 +133,14 @@ def said_about_itself(command: tuple[str, ...], seconds: float = QUICK_SECONDS) 
 def is_emulated(said: str) -> bool:
     """Whether what a tool said about itself is an emulated tool's: its results are no device's."""
     return said.startswith(EMULATED)
+
+
+def check_compiled(path: Path, sha256: str) -> None:
+    """Raise RunError unless this is the file that was compiled: not gone, not one made over it later."""
+    if not path.is_file():
+        raise RunError(f"{path} is missing: build the model again")
+    if file_sha256(path) != sha256:
+        raise RunError(f"{path} is not what was compiled: build the model again")
 
 
 def run_tool(
@@ -157,7 +189,7 @@ def run_tool(
     if left is not None:
         raise error(f"{tool} did not end within {seconds:g} s and was killed{left}", details=run.shown())
     if run.status < 0:
-        raise error(f"{tool} died of signal {_signal_name(-run.status)}", details=run.shown())
+        raise error(f"{tool} {ending(run.status)}", details=run.shown())
     if check and run.status:
         raise error(f"{tool} failed with exit status {run.status}", details=run.shown())
     return run
@@ -168,14 +200,14 @@ def _wait(process: subprocess.Popen[bytes], command: Sequence[str], seconds: flo
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        return _kill(process, command)
+        return end_group(process, command)
     except BaseException:
-        _kill(process, command)
+        end_group(process, command)
         raise
     return None
 
 
-def _kill(process: subprocess.Popen[bytes], command: Sequence[str]) -> str:
+def end_group(process: subprocess.Popen[bytes], command: Sequence[str]) -> str:
     """End a whole process group, and reap its leader; what could not be ended, in words, or ""."""
     # Until the leader is reaped nobody else can have its number.
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -215,11 +247,14 @@ def _wait_for_end(leader: int, seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _signal_name(number: int) -> str:
+def ending(status: int) -> str:
+    """How a process ended, in words; status: as subprocess gives it, negative for a signal."""
+    if status >= 0:
+        return f"exited with status {status}"
     try:
-        return f"{number} ({signal.Signals(number).name})"
+        return f"died of signal {-status} ({signal.Signals(-status).name})"
     except ValueError:
-        return str(number)
+        return f"died of signal {-status}"
 
 
 def _tail(path: Path, most: int) -> str:

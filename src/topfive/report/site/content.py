@@ -11,11 +11,58 @@ import numpy.typing as npt
 
 from topfive.golden import Golden
 
-__all__ = ["Broken", "Case", "Content", "Figures", "Run"]
+__all__ = ["Broken", "Case", "Content", "Figures", "LoadGenRun", "Pair", "Run", "Side"]
 
 Case = tuple[str, str, str]
 """Model, target and quant mode."""
 NO_ROUNDS: npt.NDArray[np.float64] = np.empty(0)
+
+
+@dataclass(frozen=True)
+class LoadGenRun:
+    """A run of MLPerf's LoadGen. key: performance-offline ... valid: LoadGen's verdict.
+
+    metric: its figure, seconds if `streams`, else samples a second; accuracy: a fraction, of `samples`.
+    """
+
+    key: str
+    valid: bool
+    metric: float | None = None
+    queries: int | None = None
+    accuracy: float | None = None
+    samples: int | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the figure is a latency."""
+        return self.key.endswith("stream")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of a pair: its case, and the start of its artifact's key. median: seconds a call."""
+
+    case: Case
+    artifact: str
+    median: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What `topfive pair` found. ratio: B over A and its interval; cpu: the same three of processor time."""
+
+    a: Side
+    b: Side
+    ratio: tuple[float, float, float]
+    cpu: tuple[float, float, float] | None
+    rounds: int
+    verdict: str
+    passed: bool
+
+    @property
+    def artifacts(self) -> tuple[Case, str, Case, str]:
+        """What was measured."""
+        return self.a.case, self.a.artifact, self.b.case, self.b.artifact
 
 
 @dataclass(frozen=True)
@@ -35,6 +82,7 @@ class Figures:
     values: Mapping[str, Any]
     seconds: npt.NDArray[np.float64] = field(default_factory=lambda: NO_ROUNDS, compare=False)
     reason: str = ""
+    loadgen: LoadGenRun | None = None
 
     def number(self, name: str) -> float | None:
         """A value that is a number, else None."""
@@ -60,6 +108,7 @@ class Run:
     host: str
     environment: Mapping[str, str]
     figures: tuple[Figures, ...]
+    pair: Pair | None = None
 
 
 @dataclass(frozen=True)

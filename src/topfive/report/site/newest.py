@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topfive.golden import Golden
-from topfive.report.site.content import NO_ROUNDS, Case, Content, Figures, Run
+from topfive.report.site.content import NO_ROUNDS, Case, Content, Figures, LoadGenRun, Run
 
 __all__ = ["CaseView", "Measured", "Moment", "case_views"]
 
@@ -112,6 +112,12 @@ class CaseView:
                 return int(figures.values[f"modelled_{figure}"])
         stored = self.golden.modelled_cycles.get("1", {}) if self.golden else {}
         return stored.get(figure)
+
+    @property
+    def loadgen(self) -> list[tuple[LoadGenRun, Run]]:
+        """The newest LoadGen run of each command key, sorted by it."""
+        newest = {f.loadgen.key: (f.loadgen, run) for run, f in self.found if f.loadgen is not None}
+        return [newest[key] for key in sorted(newest)]
 
     @property
     def last_run(self) -> Run | None:

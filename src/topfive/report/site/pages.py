@@ -13,7 +13,7 @@ from markupsafe import Markup
 from topfive.report.site.charts.histogram import histogram_chart
 from topfive.report.site.charts.lines import Series, history_chart, scaling_chart
 from topfive.report.site.charts.pareto import Point, pareto_chart
-from topfive.report.site.content import Content, Run
+from topfive.report.site.content import Content, Pair, Run
 from topfive.report.site.layers import LayerStudy, cycle_bars, flame, loss_chart, roofline
 from topfive.report.site.names import page_name
 from topfive.report.site.newest import CaseView, case_views
@@ -54,7 +54,8 @@ def site_files(content: Content, material: Material) -> dict[str, bytes]:
     texts = {"index.html": _index(env, content, views, simulations)}
     by_model = {name: list(found) for name, found in groupby(views, key=lambda view: view.case[0])}
     for model, found in by_model.items():
-        texts[f"models/{page_name(model)}.html"] = _model(env, model, found, simulations, material)
+        pairs = _pairs(content, model)
+        texts[f"models/{page_name(model)}.html"] = _model(env, model, found, simulations, material, pairs)
     for run in content.runs:
         texts[f"runs/{page_name(run.id)}.html"] = _run(env, run, simulations)
     loader: Any = env.loader
@@ -152,6 +153,7 @@ def _model(
     views: Sequence[CaseView],
     simulations: Mapping[str, str],
     material: Material,
+    pairs: Sequence[tuple[Pair, Run]],
 ) -> str:
     rows = [overview_row(view, simulations) for view in views]
     study = material.studies.get(model, NO_STUDY)
@@ -179,8 +181,15 @@ def _model(
             for trace in study.traces
         ],
         problems=study.problems,
+        pairs=pairs,
         root="../",
     )
+
+
+def _pairs(content: Content, model: str) -> list[tuple[Pair, Run]]:
+    """The newest measurement of each two artifacts of which one is of the model."""
+    newest = {r.pair.artifacts: (r.pair, r) for r in content.runs if r.pair}
+    return [(pair, run) for pair, run in newest.values() if model in (pair.a.case[0], pair.b.case[0])]
 
 
 def _pareto(model: str, rows: Sequence[OverviewRow]) -> str:
@@ -238,23 +247,20 @@ def _histories(views: Sequence[CaseView]) -> Iterable[tuple[str, str]]:
 
 
 def _run(env: Environment, run: Run, simulations: Mapping[str, str]) -> str:
+    empty = {"golden": "", "top1": None, "top5": None, "pictures": None}
     cases: dict[tuple[str, str, str], dict[str, Any]] = {}
     for figures in run.figures:
-        row = cases.setdefault(figures.case, {"golden": "", "top1": None, "times": {}, "loadgen": {}})
+        row = cases.setdefault(figures.case, {**empty, "times": {}})
         row["golden"] = figures.values.get("golden") or row["golden"]
         if figures.number("top1") is not None:
-            row["top1"] = figures.number("top1")
+            row |= {name: figures.values.get(name) for name in ("top1", "top5", "pictures")}
         if figures.batch is not None and figures.number("p50") is not None:
             row["times"].setdefault(figures.batch, (figures.number("p50"), figures.number("images_per_s")))
-        row["loadgen"] |= {
-            name.removeprefix("loadgen_"): value
-            for name, value in figures.values.items()
-            if name.startswith("loadgen_") and not name.endswith("_queries")
-        }
     there = {case[1] for case in cases}
     return env.get_template("run.html.j2").render(
         run=run,
-        cases=cases,
+        cases={case: row for case, row in cases.items() if any(row.values())},
+        loadgen=[(figures.case, figures.loadgen) for figures in run.figures if figures.loadgen is not None],
         faults=[f for f in run.figures if f.outcome == "failed"],
         simulations={target: what for target, what in sorted(simulations.items()) if target in there},
         root="../",

@@ -20,7 +20,7 @@ from topfive.errors import GoldenError, RecordError
 from topfive.golden import Golden, read_golden
 from topfive.records.entries import Entry, entries_of
 from topfive.records.library import Found, list_records
-from topfive.report.site.content import Broken, Case, Content, Figures, Run
+from topfive.report.site.content import Broken, Case, Content, Figures, LoadGenRun, Pair, Run, Side
 
 __all__ = ["read_content"]
 
@@ -104,11 +104,56 @@ def _record_run(found: Found, root: Path) -> Run:
         host=str(machine.get("host") or ""),
         environment=dict(_flat({**machine, **{f"commit {key}": value for key, value in commit.items()}})),
         figures=tuple(_entry_figures(entry) for entry in entries_of(record).values() if entry.case),
+        pair=_pair(record) if "pair" in record else None,
+    )
+
+
+def _pair(record: Mapping[str, Any]) -> Pair:
+    stored, entries = record["pair"], entries_of(record)
+    cpu = stored.get("cpu")
+    return Pair(
+        a=_side(entries["pair a"], stored["median_a"]),
+        b=_side(entries["pair b"], stored["median_b"]),
+        ratio=_ratio(stored),
+        cpu=None if cpu is None else _ratio(cpu),
+        rounds=int(stored["rounds"]),
+        verdict=str(stored["verdict"]),
+        passed=bool(stored["passed"]),
+    )
+
+
+def _side(entry: Entry, median: Any) -> Side:
+    return Side(_case(entry), str(entry.built.get("key") or "")[:8], _finite(median))
+
+
+def _ratio(stored: Mapping[str, Any]) -> tuple[float, float, float]:
+    return _finite(stored["ratio"]), _finite(stored["low"]), _finite(stored["high"])
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _case(entry: Entry) -> Case:
+    return str(entry.case["model"]), str(entry.case["target"]), str(entry.case["quant"])
+
+
+def _loadgen(stored: Mapping[str, Any]) -> LoadGenRun:
+    """A run as `topfive scenario --json` describes it."""
+    accuracy = stored.get("accuracy")
+    return LoadGenRun(
+        key=str(stored["key"]),
+        valid=bool(stored["valid"]),
+        metric=_finite(stored["metric"]) if accuracy is None else None,
+        queries=int(stored["queries"]) if accuracy is None else None,
+        accuracy=None if accuracy is None else _finite(accuracy),
+        samples=None if accuracy is None else int(stored["total"]),
     )
 
 
 def _entry_figures(entry: Entry) -> Figures:
-    case = (str(entry.case["model"]), str(entry.case["target"]), str(entry.case["quant"]))
     values, batch = dict(entry.values), entry.case.get("batch")
     if entry.sweep is not None and entry.sweep.pictures:
         right1, right5 = float(entry.sweep.right1.mean()), float(entry.sweep.right5.mean())
@@ -121,12 +166,13 @@ def _entry_figures(entry: Entry) -> Figures:
         raise ValueError(f"{entry.test}: a round is not a number")
     return Figures(
         entry.test,
-        case,
+        _case(entry),
         None if batch is None else int(batch),
         entry.outcome,
         _checked(values),
         seconds,
         str(entry.stored.get("reason") or ""),
+        _loadgen(entry.stored["loadgen"]) if entry.stored.get("loadgen") else None,
     )
 
 

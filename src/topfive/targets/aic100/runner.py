@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from topfive.cache import file_sha256
 from topfive.errors import RunError
 from topfive.targets.aic100.agreement import Agreement, check_agreement, compare, float32_output
 from topfive.targets.aic100.compiling import seeded_input
@@ -49,7 +48,7 @@ from topfive.targets.aic100.work import (
     write_input,
 )
 from topfive.targets.base import Array, Artifact, DeviceFigures, Runner
-from topfive.targets.tools import ToolRun, run_tool
+from topfive.targets.tools import ToolRun, check_compiled, run_tool
 
 if TYPE_CHECKING:
     from topfive.targets.aic100.target import Aic100Target
@@ -122,10 +121,7 @@ class Aic100Runner(BatchRunner):
             raise RunError(
                 "it was built for ONNX Runtime's provider alone: build it with the compiler installed"
             )
-        if not program.is_file():
-            raise RunError(f"{program} is missing: build the model again")
-        if file_sha256(program) != stored:
-            raise RunError(f"{program} is not the program that was compiled: build the model again")
+        check_compiled(program, stored)
 
     def _check_tools(self, simulation: str) -> None:
         """What tables say of an artifact must be true of the tools that run it."""

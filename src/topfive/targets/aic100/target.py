@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,33 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Aic100Target"]
 
-VARIABLE = "TOPFIVE_AIC100_"
 TUNED = {"latency": "best-latency", "throughput": "best-throughput"}
 
 
 class Aic100Target(Target):
-    """Every floating-point tensor in float16 (`-convert-to-fp16`), one batch size an artifact.
-
-    An option that only decides how it runs can also be given as the environment variable TOPFIVE_AIC100_NAME,
-    for example TOPFIVE_AIC100_MAX_WAIT.
-    """
+    """Every floating-point tensor in float16 (`-convert-to-fp16`), one batch size an artifact."""
 
     name: ClassVar[str] = "aic100"
     quants: ClassVar[tuple[str, ...]] = ("force_float16",)
     plugins: ClassVar[str] = ""
     slow_start: ClassVar[bool] = True
     options: ClassVar[Mapping[str, TargetOption]] = OPTIONS
-
-    def setting(self, name: str) -> str:
-        """The value of an option: the chosen one, else the environment's, else the default."""
-        option = self.options[name]
-        if name in self.settings or not option.running:
-            return super().setting(name)
-        variable = VARIABLE + name.upper().replace("-", "_")
-        value = os.environ.get(variable, "") or option.default
-        if value != option.default and not option.allows(value):
-            raise OptionError(f"{variable} cannot be {value!r}: choose {', '.join(option.choices)}")
-        return value
 
     def configuration(self) -> Configuration:
         """What its model is compiled and run with. Raises OptionError for a malformed table or flag."""

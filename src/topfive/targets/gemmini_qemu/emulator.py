@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from topfive.errors import RunError
+from topfive.errors import OptionError, RunError
 from topfive.targets.tools import said_about_itself
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PACKAGE",
     "emulator_version",
     "find_emulator",
+    "given_limit",
     "run_program",
     "run_to_end",
     "time_limit",
@@ -85,8 +87,18 @@ def run_to_end(
 
 def time_limit(products: int, images: int) -> float:
     """Seconds that a run may take: TOPFIVE_QEMU_SECONDS, else a minute and 20 million products a second."""
-    given = os.environ.get("TOPFIVE_QEMU_SECONDS", "")
+    return given_limit("TOPFIVE_QEMU_SECONDS") or 60.0 + images * products / 20e6
+
+
+def given_limit(variable: str) -> float | None:
+    """The seconds in an environment variable; None if it is not set. OptionError for what is no time."""
+    text = os.environ.get(variable, "")
+    if not text:
+        return None
     try:
-        return float(given)
+        seconds = float(text)
     except ValueError:
-        return 60.0 + images * products / 20e6
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise OptionError(f"{variable}={text} is no limit: give seconds above 0, or leave it unset")
+    return seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -79,12 +78,9 @@ def run_program(program: Path, arguments: Sequence[str], images: int, seconds: f
 
 def time_limit(instructions: Mapping[str, int], images: int) -> float:
     """Seconds that a run may take: TOPFIVE_SPIKE_SECONDS, else from a picture's instructions of Gemmini."""
-    given = os.environ.get("TOPFIVE_SPIKE_SECONDS", "")
-    try:
-        return float(given)
-    except ValueError:
-        issued = sum(instructions.values())
-        return QUICK_SECONDS + images * (SECONDS_A_PICTURE + issued * SECONDS_AN_INSTRUCTION)
+    given = emulator.given_limit("TOPFIVE_SPIKE_SECONDS")
+    issued = sum(instructions.values())
+    return given or QUICK_SECONDS + images * (SECONDS_A_PICTURE + issued * SECONDS_AN_INSTRUCTION)
 
 
 def probe() -> str:

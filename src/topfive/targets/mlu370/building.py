@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from topfive.cache import file_sha256
 from topfive.errors import CompileError
 from topfive.targets.mlu370 import library
 from topfive.targets.mlu370.library import checked, present
@@ -80,7 +81,7 @@ def build(job: Mapping[str, Any]) -> dict[str, Any]:
         checked(model.serialize_to_file(job["output"]), "Model.serialize_to_file", CompileError)
     if not Path(job["output"]).is_file():
         raise CompileError(f"MagicMind's Model.serialize_to_file is ok but wrote no {job['output']}")
-    return {"bytes": Path(job["output"]).stat().st_size}
+    return {"bytes": Path(job["output"]).stat().st_size, "sha256": file_sha256(Path(job["output"]))}
 
 
 def _calibrate(mm: Any, network: Any, config: Any, job: Mapping[str, Any], stack: ExitStack) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from topfive.targets.base import TargetOption
+from topfive.targets.device_session import process_option
 
 __all__ = ["ALIASES", "CLUSTERS", "OPTIONS", "translated"]
 
@@ -53,7 +54,10 @@ OPTIONS: Mapping[str, TargetOption] = MappingProxyType(
         "device_id": TargetOption(tuple(str(n) for n in range(8)), "0", "the device", running=True),
         "iterations": _running("1000", "inferences that mm_run measures", r"[1-9]\d{0,7}", "NUMBER"),
         "build_limit": _running("3600", "seconds that building may take", r"[1-9]\d{0,6}", "SECONDS"),
-        "run_limit": _running("600", "seconds that mm_run may take", r"[1-9]\d{0,6}", "SECONDS"),
+        "run_limit": _running(
+            "600", "seconds that opening, a batch or mm_run may take", r"[1-9]\d{0,6}", "SECONDS"
+        ),
+        "process": process_option(),
         "work": _running("", "folder in which logs of mm_run stay (default: none stay)", r".+", "DIR"),
         "dynamic_shape": TargetOption(("true", "false"), "", "shape_mutable, as since 1.4"),
         "cluster_num": TargetOption(("6", "8", "6,8"), "", "archs, as since 1.4: 6 is S4, 8 is X4"),

@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import numpy as np
 
 from topfive.errors import RunError
 from topfive.targets.base import Array, Artifact, DeviceFigures, Runner
+from topfive.targets.device_session import open_session
 from topfive.targets.mlu370 import library
-from topfive.targets.mlu370.building import opened
 from topfive.targets.mlu370.configuration import batch_refusal
 from topfive.targets.mlu370.figures import MmRunLog, as_details, check_log, parse_log
-from topfive.targets.mlu370.library import checked, present
-from topfive.targets.tools import run_tool
+from topfive.targets.mlu370.session import OPENER
+from topfive.targets.tools import check_compiled, run_tool
 
 __all__ = ["MODEL_FILE", "MluRunner", "measure_command"]
 
@@ -44,47 +43,22 @@ def measure_command(
 
 
 class MluRunner(Runner):
-    """Model, engine, context and queue of one device, until `close`. Batches are NCHW, the model's NHWC."""
+    """A session of MagicMind's runtime, open until `close`."""
 
     def __init__(self, artifact: Artifact, setting: Mapping[str, str]) -> None:
         super().__init__(artifact, 1)
         self._setting = setting
-        self._stack = ExitStack()
         self._model = artifact.path / MODEL_FILE
-        try:
-            self._open()
-        except BaseException:
-            self._stack.close()
-            raise
-
-    def _open(self) -> None:
-        mm = library.runtime()
-        model = mm.Model()
-        checked(model.deserialize_from_file(str(self._model)), "Model.deserialize_from_file", RunError)
-        self._device = opened(mm, int(self._setting["device_id"]), self._stack, RunError)
-        config = mm.Model.EngineConfig()
-        config.device_type = "MLU"
-        engine = present(model.create_i_engine(config), "Model.create_i_engine", RunError)
-        self._context = present(engine.create_i_context(), "IEngine.create_i_context", RunError)
-        self._queue = present(self._device.create_queue(), "Device.create_queue", RunError)
-        self._inputs = present(self._context.create_inputs(), "IContext.create_inputs", RunError)
-        # The context uses both as long as it lives.
-        self._held = (model, engine)
+        check_compiled(self._model, artifact.meta["magicmind"]["sha256"])
+        job = {"model": str(self._model), "device": int(setting["device_id"])}
+        limit = float(setting["run_limit"])
+        self._session = open_session(
+            OPENER, job, library="MagicMind", process=setting["process"], seconds=limit
+        )
 
     def callable(self) -> Callable[[Array], Array]:
-        """A function of one batch: to the device, enqueue, wait, back."""
-
-        def infer(batch: Array) -> Array:
-            outputs: list[Any] = []
-            self._inputs[0].from_numpy(np.ascontiguousarray(batch.transpose(0, 2, 3, 1)))
-            checked(self._inputs[0].to(self._device), "IRTTensor.to", RunError)
-            checked(self._context.enqueue(self._inputs, outputs, self._queue), "IContext.enqueue", RunError)
-            checked(self._queue.sync(), "Queue.sync", RunError)
-            if len(outputs) != 1:
-                raise RunError(f"MagicMind's IContext.enqueue gave {len(outputs)} outputs, not one")
-            return np.asarray(outputs[0].asnumpy())
-
-        return infer
+        """A function of one batch: to the session's process, to the device, enqueue, wait, back."""
+        return self._session.infer
 
     def run(self, batch: Array) -> Array:
         """Run one batch; see Runner.run. Raises RunError also for a batch outside dim_range."""
@@ -168,4 +142,4 @@ class MluRunner(Runner):
 
     def close(self) -> None:
         """Give the device back."""
-        self._stack.close()
+        self._session.close()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-import subprocess
 from dataclasses import asdict, dataclass
 from types import ModuleType
 
 from topfive.errors import RunError
 from topfive.targets.packages import is_installed, package_docstring
-from topfive.targets.tools import find_tool, is_emulated, said_about_itself
+from topfive.targets.tools import ask_tool, find_tool, is_emulated, said_about_itself
 
 __all__ = [
     "API",
@@ -74,11 +73,9 @@ def gpu(device: int = 0) -> Gpu:
         raise RunError(f"{SMI} is not in PATH: install NVIDIA's driver")
     command = [tool, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader", f"--id={device}"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SMI_SECONDS, check=False, errors="replace"
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise RunError(f"{SMI} does not run", details=str(error)) from None
+        done = ask_tool(command, SMI_SECONDS)
+    except OSError as error:
+        raise RunError(f"{SMI} does not run: {error}") from None
     rows = [line for line in done.stdout.splitlines() if line.strip()]
     said = f"{done.stdout}{done.stderr}".strip()
     if done.returncode or len(rows) != 1:
@@ -119,15 +116,8 @@ def find_version(way: str) -> str:
     if tool is None:
         return "absent"
     try:
-        done = subprocess.run(
-            [tool, "--help"],
-            capture_output=True,
-            text=True,
-            timeout=SMI_SECONDS,
-            check=False,
-            errors="replace",
-        )
-    except (OSError, subprocess.SubprocessError):
+        done = ask_tool([tool, "--help"])
+    except OSError:
         return "unknown"
     found = HELP_VERSION.search(done.stdout + done.stderr)
     return _dotted(int(found[1])) if found else "unknown"

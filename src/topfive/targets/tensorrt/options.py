@@ -9,6 +9,7 @@ from types import MappingProxyType
 from topfive.cache import file_sha256
 from topfive.errors import OptionError
 from topfive.targets.base import TargetOption
+from topfive.targets.device_session import process_option
 from topfive.targets.tensorrt.library import API, TRTEXEC
 
 __all__ = ["AUTO", "CACHE", "OPTIONS", "QDQ", "plugin_libraries"]
@@ -46,7 +47,10 @@ OPTIONS: Mapping[str, TargetOption] = MappingProxyType(
         "time": _running("3", "least seconds of a measurement", r"\d{1,5}", "SECONDS"),
         "warm_up": _running("200", "milliseconds before a measurement", r"\d{1,6}", "MILLISECONDS"),
         "build_limit": _running("3600", "seconds that building may take", SECONDS, "SECONDS"),
-        "run_limit": _running("600", "seconds that trtexec may run besides its time", SECONDS, "SECONDS"),
+        "run_limit": _running(
+            "600", "seconds that opening, a batch or trtexec may take besides its time", SECONDS, "SECONDS"
+        ),
+        "process": process_option(),
         "work": _running("", "folder in which logs of trtexec stay (default: none stay)", r".+", "DIR"),
     }
 )

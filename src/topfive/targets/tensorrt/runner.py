@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,15 @@ import numpy as np
 from topfive.cache import file_sha256
 from topfive.errors import RunError
 from topfive.targets.base import Array, Artifact, DeviceFigures, Runner
+from topfive.targets.device_session import open_session
 from topfive.targets.tensorrt import library
-from topfive.targets.tensorrt.building import load_plugins, logger
-from topfive.targets.tensorrt.cuda import Cuda, Pair
+from topfive.targets.tensorrt.session import OPENER
 from topfive.targets.tensorrt.target import ENGINE, environment
 from topfive.targets.tensorrt.trtexec import infer_command, measure_command, parse_output, parse_summary
-from topfive.targets.tools import run_tool
+from topfive.targets.tools import check_compiled, run_tool
 
 __all__ = ["ApiRunner", "EngineRunner", "TrtexecRunner"]
 
-PERCENTS = (50, 90, 95, 99)
 LIBRARY = "cuda-python (cuda.bindings.runtime)"
 
 
@@ -38,6 +35,7 @@ class EngineRunner(Runner):
         self._built: Mapping[str, Any] = artifact.meta["tensorrt"]
         self._number = int(setting["device"])
         self._check_place()
+        check_compiled(artifact.path / ENGINE, self._built["sha256"])
         self._plugins = [str(self._library(entry)) for entry in self._built["plugins"]]
 
     def _check_place(self) -> None:
@@ -96,132 +94,58 @@ class EngineRunner(Runner):
 
 
 class ApiRunner(EngineRunner):
-    """Engine, context and pinned buffers, open until `close`."""
+    """A session of TensorRT's runtime, open until `close`."""
 
     def __init__(self, artifact: Artifact, setting: Mapping[str, str]) -> None:
         super().__init__(artifact, setting)
-        trt = library.tensorrt()
-        self._log = logger(trt)
-        load_plugins(trt, self._log, self._plugins, RunError)
-        self._cuda = Cuda(self._number)
-        self._runtime = trt.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine((artifact.path / ENGINE).read_bytes())
-        if self._engine is None:
-            raise RunError("TensorRT cannot read the engine", details="\n".join(self._log.messages))
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise RunError("TensorRT makes no execution context", details="\n".join(self._log.messages))
-        self._names(trt)
-        self._pairs: dict[str, Pair] = {}
-        self._now: tuple[int, ...] = ()
-        self._output_shape: tuple[int, ...] = ()
-
-    def _names(self, trt: Any) -> None:
-        engine = self._engine
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
-        outputs = [n for n in names if n not in inputs]
-        if inputs != [self.artifact.meta["input"]["name"]] or len(outputs) != 1:
-            raise RunError(f"the engine has inputs {inputs} and outputs {outputs}, not the model's")
-        self._input, self._output = inputs[0], outputs[0]
-        self._output_type = np.dtype(trt.nptype(engine.get_tensor_dtype(self._output)))
-
-    def _prepare(self, shape: tuple[int, ...]) -> None:
-        """Make context and buffers fit a shape of the input."""
-        if shape == self._now:
-            return
-        if not self._context.set_input_shape(self._input, shape):
-            raise RunError(f"TensorRT refuses the input shape {list(shape)}", details=self._said())
-        self._output_shape = tuple(int(size) for size in self._context.get_tensor_shape(self._output))
-        sizes = {
-            self._input: 4 * int(np.prod(shape)),
-            self._output: self._output_type.itemsize * int(np.prod(self._output_shape)),
+        job = {
+            "engine": str(artifact.path / ENGINE),
+            "plugins": self._plugins,
+            "device": self._number,
+            "input": artifact.meta["input"]["name"],
         }
-        for name, size in sizes.items():
-            if name not in self._pairs or self._pairs[name].size < size:
-                if name in self._pairs:
-                    self._pairs.pop(name).free()
-                self._pairs[name] = Pair(self._cuda, size)
-            if not self._context.set_tensor_address(name, self._pairs[name].device):
-                raise RunError(f"TensorRT refuses the buffer of {name!r}", details=self._said())
-        self._now = shape
-
-    def _said(self) -> str:
-        return "\n".join(self._log.messages)
-
-    def _execute(self) -> None:
-        if not self._context.execute_async_v3(int(self._cuda.stream)):
-            raise RunError("TensorRT cannot run the engine", details=self._said())
+        limit = float(setting["run_limit"])
+        self._session = open_session(
+            OPENER, job, library="TensorRT", process=setting["process"], seconds=limit
+        )
 
     def callable(self) -> Callable[[Array], Array]:
-        """A function of one batch: into pinned memory, to the GPU, run, back."""
-
-        def infer(batch: Array) -> Array:
-            self._prepare(batch.shape)
-            source, found = self._pairs[self._input], self._pairs[self._output]
-            size = int(np.prod(self._output_shape)) * self._output_type.itemsize
-            source.host[: batch.nbytes] = np.ascontiguousarray(batch).view(np.uint8).reshape(-1)
-            source.send(batch.nbytes)
-            self._execute()
-            found.fetch(size)
-            self._cuda.wait()
-            values = found.host[:size].view(self._output_type)
-            return np.array(values.reshape(self._output_shape))
-
-        return infer
+        """A function of one batch: to the session's process, to the GPU, run, back."""
+        return self._session.infer
 
     def _measure(self) -> DeviceFigures:
-        """Batches one after another, each between CUDA events, after a warm-up."""
+        """By the session, with CUDA events."""
         batch = self._measured_batch
-        self._prepare(tuple(self._shape(batch)))
-        self.callable()(np.zeros(self._shape(batch), np.float32))
-        self._repeat(1, int(self._setting["warm_up"]) / 1e3)
-        start = time.perf_counter()
-        rows = self._repeat(int(self._setting["iterations"]), float(self._setting["time"]))
-        wall = time.perf_counter() - start
-        latency = rows.sum(axis=1)
-        p50, p90, p95, p99 = (float(np.quantile(latency, percent / 100)) for percent in PERCENTS)
-        means = dict(zip(("H2D", "compute", "D2H"), rows.mean(axis=0).tolist(), strict=True))
+        warm_up, seconds = int(self._setting["warm_up"]) / 1e3, float(self._setting["time"])
+        plan = {
+            "shape": self._shape(batch),
+            "iterations": int(self._setting["iterations"]),
+            "warm_up": warm_up,
+            "time": seconds,
+            "seconds": warm_up + seconds,
+        }
+        found = self._session.measure(plan)
+        p50, p90, p95, p99 = found["percentiles"]
+        means = dict(zip(("H2D", "compute", "D2H"), found["parts"], strict=True))
         return DeviceFigures(
             batch=batch,
-            images_per_s=batch * len(rows) / wall,
-            inferences=len(rows),
-            mean=float(latency.mean()),
+            images_per_s=batch * found["inferences"] / found["wall"],
+            inferences=found["inferences"],
+            mean=found["mean"],
             p50=p50,
             p90=p90,
             p95=p95,
             p99=p99,
-            details={"timed by": f"CUDA events of {LIBRARY}", "mean seconds": means, "wall seconds": wall},
+            details={
+                "timed by": f"CUDA events of {LIBRARY}",
+                "mean seconds": means,
+                "wall seconds": found["wall"],
+            },
         )
-
-    def _repeat(self, least: int, seconds: float) -> Any:
-        """[batches, 3]: seconds of copy, compute, copy, of at least so many batches and so long."""
-        source, found = self._pairs[self._input], self._pairs[self._output]
-        size = int(np.prod(self._output_shape)) * self._output_type.itemsize
-        events = [self._cuda.event() for _ in range(4)]
-        rows: list[list[float]] = []
-        end = time.perf_counter() + seconds
-        while len(rows) < least or time.perf_counter() < end:
-            self._cuda.record(events[0])
-            source.send(4 * int(np.prod(self._now)))
-            self._cuda.record(events[1])
-            self._execute()
-            self._cuda.record(events[2])
-            found.fetch(size)
-            self._cuda.record(events[3])
-            self._cuda.wait()
-            rows.append([self._cuda.milliseconds(a, b) / 1e3 for a, b in pairwise(events)])
-        for event in events:
-            self._cuda.call("cudaEventDestroy", event)
-        return np.asarray(rows)
 
     def close(self) -> None:
         """Give buffers, context and stream back."""
-        for pair in self._pairs.values():
-            pair.free()
-        self._pairs = {}
-        self._now = ()
-        self._cuda.call("cudaStreamDestroy", self._cuda.stream)
+        self._session.close()
 
 
 class TrtexecRunner(EngineRunner):

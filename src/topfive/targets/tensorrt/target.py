@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from topfive.cache import file_sha256
 from topfive.errors import CompileError, OptionError, RunError
 from topfive.quantize.quantiser import Quantiser
 from topfive.targets.base import Artifact, Runner, Target, TargetOption
@@ -96,7 +97,10 @@ class TensorrtTarget(Target):
 
     def probe(self) -> str:
         """Names the packages or the tool that are missing, or says that there is no GPU."""
-        return library.missing(self.setting("way"), int(self.setting("device")))
+        try:
+            return library.missing(self.setting("way"), int(self.setting("device")))
+        except OptionError as error:
+            return error.message
 
     def simulation(self) -> str:
         """Whether a library or tool says that it is emulated."""
@@ -139,6 +143,7 @@ class TensorrtTarget(Target):
                 "quantisation": quantisation,
                 "profile": profile,
                 "plugins": libraries,
+                "sha256": file_sha256(out / ENGINE),
                 **made,
             },
             **({"float16_output": True} if quant == "force_float16" else {}),
