@@ -143,6 +143,14 @@ def test_exports(sweep, tmp_path):
     assert (row["model"], int(row["top1_right"]), row["simulated"]) == ("pocket_fire", right, "")
 
 
+def test_float32_of_the_same_target_where_there_is_none_of_cpu(sweep):
+    code, out, _ = sweep("pocket_fire", "--targets", "tensorrt_sim", "--quant", "force_float32,int8", "--json")
+    assert code == 0
+    agreements = {row["quant"]: row["agreement_with_float32"] for row in json.loads(out)}
+    assert agreements["force_float32"] is None
+    assert agreements["int8"] > 0.9
+
+
 def test_a_bare_onnx_file(sweep, tmp_path):
     code, out, _ = sweep(fixtures_root() / "models/pocket_fire.onnx", "--quant", "force_float32", "--json")
     assert code == 0

@@ -16,7 +16,7 @@ from topfive.sweep.state import SweepState
 __all__ = ["FLOAT32", "finish_sweeps"]
 
 FLOAT32 = ("cpu", "force_float32")
-"""The target and quant mode that others' best classes are compared with."""
+"""The target and quant mode that others' best classes are compared with; next best, the same target's."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,14 @@ def finish_sweeps(
 
 def _float32(one: _Merged, merged: Sequence[_Merged], records: Path | None) -> SweepRecord | None:
     """The sweep of the same model in float32, of this run or the newest before; None for itself."""
-    if one.record.case[1:] == FLOAT32:
-        return None
-    wanted = (one.record.case[0], *FLOAT32)
-    for other in merged:
-        if other.record.case == wanted and other.record.plan["root"] == one.record.plan["root"]:
-            return other.record
-    return None if records is None else previous_sweep(records, one.record, wanted)
+    model, target, _ = one.record.case
+    for wanted in ((model, *FLOAT32), (model, target, FLOAT32[1])):
+        if one.record.case == wanted:
+            return None
+        for other in merged:
+            if other.record.case == wanted and other.record.plan["root"] == one.record.plan["root"]:
+                return other.record
+        found = None if records is None else previous_sweep(records, one.record, wanted)
+        if found is not None:
+            return found
+    return None
