@@ -144,7 +144,9 @@ def test_exports(sweep, tmp_path):
 
 
 def test_float32_of_the_same_target_where_there_is_none_of_cpu(sweep):
-    code, out, _ = sweep("pocket_fire", "--targets", "tensorrt_sim", "--quant", "force_float32,int8", "--json")
+    code, out, _ = sweep(
+        "pocket_fire", "--targets", "tensorrt_sim", "--quant", "force_float32,int8", "--json"
+    )
     assert code == 0
     agreements = {row["quant"]: row["agreement_with_float32"] for row in json.loads(out)}
     assert agreements["force_float32"] is None
