@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topfive.records.arrays import pack_array, unpack_array
+from topfive.records.judged import Judged
 
 __all__ = ["Answers"]
 
@@ -17,7 +18,7 @@ ARRAYS = ("labels", "top5", "digests")
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(Judged):
     """labels int32 [N], top5 int32 [N, 5]: classes from 0, best first, -1 for the background class or none.
 
     digests int64 [N]: the first 8 bytes of each picture file's SHA-256, little-endian.
@@ -26,18 +27,6 @@ class Answers:
     labels: npt.NDArray[np.int32]
     top5: npt.NDArray[np.int32]
     digests: npt.NDArray[np.int64]
-
-    @property
-    def right1(self) -> npt.NDArray[np.bool_]:
-        """For each picture whether its best class is its own."""
-        found: npt.NDArray[np.bool_] = self.top5[:, 0] == self.labels
-        return found
-
-    @property
-    def right5(self) -> npt.NDArray[np.bool_]:
-        """For each picture whether its class is among the five best."""
-        found: npt.NDArray[np.bool_] = (self.top5 == self.labels[:, None]).any(axis=1)
-        return found
 
     def to_json(self) -> dict[str, Any]:
         """The three arrays, packed."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topfive.records.arrays import pack_array, unpack_array
+from topfive.records.judged import Judged
 
 __all__ = ["FORMAT", "KIND", "SweepRecord"]
 
@@ -19,7 +20,7 @@ ARRAYS = ("indices", "labels", "top5", "digests")
 
 
 @dataclass(frozen=True)
-class SweepRecord:
+class SweepRecord(Judged):
     """One model, target and quant mode over one list of pictures.
 
     created: UTC. plan: see topfive.sweep.plan.Plan. indices, labels [N] and top5 [N, 5]: places in the list,
@@ -44,18 +45,6 @@ class SweepRecord:
     def pictures(self) -> int:
         """How many were run."""
         return len(self.indices)
-
-    @property
-    def right1(self) -> npt.NDArray[np.bool_]:
-        """For each picture whether its best class is its own."""
-        found: npt.NDArray[np.bool_] = self.top5[:, 0] == self.labels
-        return found
-
-    @property
-    def right5(self) -> npt.NDArray[np.bool_]:
-        """For each picture whether its class is among the five best."""
-        found: npt.NDArray[np.bool_] = (self.top5 == self.labels[:, None]).any(axis=1)
-        return found
 
     @property
     def case(self) -> tuple[str, str, str]:
