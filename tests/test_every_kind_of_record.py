@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,6 +39,10 @@ PICTURES = 30
 ACCURACY = f"scenario {'-'.join(CASE)} accuracy-offline"
 
 
+# Of its own, also where these tests run under xdist: what a worker starts is not measured.
+ALONE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+
+
 class Kept:
     """A folder of records, and the newest record of each kind in it."""
 
@@ -50,6 +55,7 @@ class Kept:
             [sys.executable, "-m", *map(str, arguments)],
             check=False,
             cwd=cwd or self.root,
+            env=ALONE,
             capture_output=True,
             text=True,
             timeout=300,

@@ -614,6 +614,13 @@ def test_marker_expressions_that_select_measurements(expression, conflict):
     assert bool(exclusive.conflict_with_xdist({"markexpr": expression})) == conflict
 
 
+def test_a_run_inside_a_test_of_a_worker_does_not_measure(suite, monkeypatch):
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    refused = suite.run("-m", "latency")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    assert "PYTEST_XDIST_WORKER" in refused.stderr.str()
+
+
 def test_no_workers_is_no_conflict(suite):
     suite.run("-n0", "-m", "latency", "--benchmark-json=x.json", *ONE).assert_outcomes(passed=1)
     assert (suite.path / "x.json").exists()

@@ -81,6 +81,12 @@ def _exclude_xdist(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) or config.getoption("tx", None):
         if conflict := exclusive.conflict_with_xdist(vars(config.option)):
             raise pytest.UsageError(conflict)
+    elif "PYTEST_XDIST_WORKER" in os.environ and not hasattr(config, "workerinput"):
+        # Inherited from a worker whose test started this run: pytest-benchmark would switch itself off.
+        if conflict := exclusive.conflict_with_xdist(vars(config.option)):
+            raise pytest.UsageError(
+                f"{conflict}, and not inside a test of pytest-xdist (PYTEST_XDIST_WORKER)"
+            )
     elif config.getoption("dist", "no") != "no":
         # --dist without -n runs nothing in parallel, but pytest-benchmark would switch itself off.
         config.option.dist = "no"
