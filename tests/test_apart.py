@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -228,11 +229,13 @@ def test_closing_ends_the_process_whatever_it_does(
     monkeypatch.setattr("topfive.targets.apart.CLOSE_SECONDS", 1.0)
     pids = tmp_path / "pids"
     session = opened(close=action, pids=str(pids))
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     session.close()
     session.close()
     assert gone(int(pids.read_text()))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before - 4
+    # Not ==: what other tests left open may be collected meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before - 4
 
 
 def test_an_interrupted_call_ends_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
