@@ -9,7 +9,7 @@ bits) need no test. Where too few rounds or pictures were measured to call a cha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -261,24 +261,27 @@ def _figures(base: Entry, new: Entry, gate: Gate) -> Iterator[Change]:
     then, now = figures_of(base), figures_of(new)
     for name in sorted(then.keys() & now.keys()):
         (first, more_is_better), (second, _) = then[name], now[name]
-        worse_by = (first - second) if more_is_better else (second - first)
-        beyond = worse_by > gate.limit * abs(first)
-        verdict = "worse" if beyond else ("same" if first == second else "changed")
-        change = (second - first) / first if first else None
         note = "no raw rounds: judged by its size alone"
-        yield Change(base.test, name, verdict, first, second, change, limit=gate.text, note=note)
+        yield _by_size(Change(base.test, name, "", first, second, note=note), gate, more_is_better)
 
 
 def _device_time(base: Entry, new: Entry, gate: Gate) -> Iterator[Change]:
     then, now = device_time_of(base, gate.metric), device_time_of(new, gate.metric)
-    if then is None or now is None:
-        return
-    worse_by = (then - now) if gate.metric == "images_per_s" else (now - then)
-    beyond = worse_by > (gate.limit * then if gate.relative else gate.limit)
-    verdict = "worse" if beyond else ("same" if then == now else "changed")
-    change = (now - then) / then if then else None
-    note = "by the device's own tool, which gives no raw rounds: judged by its size alone"
-    yield Change(base.test, gate.metric, verdict, then, now, change, limit=gate.text, note=note)
+    if then is not None and now is not None:
+        note = "by the device's own tool, which gives no raw rounds: judged by its size alone"
+        change = Change(base.test, gate.metric, "", then, now, note=note)
+        yield _by_size(change, gate, gate.metric == "images_per_s")
+
+
+def _by_size(found: Change, gate: Gate, more_is_better: bool) -> Change:
+    """`found` with its verdict: a figure without raw rounds has no significance."""
+    first, second = found.base, found.new
+    worse_by = (first - second) if more_is_better else (second - first)
+    beyond = worse_by > (gate.limit * abs(first) if gate.relative else gate.limit)
+    verdict = "worse" if beyond else ("same" if first == second else "changed")
+    return replace(
+        found, verdict=verdict, change=(second - first) / first if first else None, limit=gate.text
+    )
 
 
 def _magicmind(base: Entry, new: Entry, gate: Gate) -> Iterator[Change]:

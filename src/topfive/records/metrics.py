@@ -37,9 +37,7 @@ def device_time_of(entry: Entry, metric: str) -> float | None:
 
 
 def throughput_of(entry: Entry) -> float | None:
-    """Images a second of a test or a sweep, the device's own where it has any."""
-    if entry.sweep is not None:
-        return None
+    """Images a second of a test, the device's own where it has any; None without rounds, as of sweeps."""
     own = device_time_of(entry, "images_per_s")
     if own is not None:
         return own
