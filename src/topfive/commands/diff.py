@@ -11,6 +11,7 @@ import numpy as np
 
 import topfive
 from topfive.cards import Card
+from topfive.case_text import FORM, OF_MODEL, NamedCase, parse_case
 from topfive.commands import print_json
 from topfive.commands.build import progress
 from topfive.errors import OptionError
@@ -23,7 +24,6 @@ from topfive.targets.base import Artifact, read_artifact
 __all__ = ["diff_layers"]
 
 DEFAULT_SHOWN = 20
-OPTIONS = "TARGET:QUANT[:OPTION=VALUE...]"
 
 
 def diff_layers(
@@ -66,7 +66,7 @@ def diff_layers(
     return found.first_code is None
 
 
-def _side(side: str, model: str | None, cards: Sequence[Path]) -> tuple[Card, Artifact | list[str]]:
+def _side(side: str, model: str | None, cards: Sequence[Path]) -> tuple[Card, Artifact | NamedCase]:
     """The card of one side, and its artifact, or target, quant mode and options to build."""
     if Path(side).is_dir():
         artifact = read_artifact(Path(side))
@@ -74,12 +74,11 @@ def _side(side: str, model: str | None, cards: Sequence[Path]) -> tuple[Card, Ar
         if card.name != artifact.model:
             raise OptionError(f"{side} is an artifact of {artifact.model}, not of {card.name}")
         return card, artifact
-    named, *parts = ([model] if model else []) + side.split(":")
-    options = parts[2:]
-    if len(parts) < 2 or not all(parts[:2]) or not all("=" in option for option in options):
-        form = OPTIONS if model else f"MODEL:{OPTIONS}"
+    case = parse_case(side, model or "")
+    if case is None:
+        form = OF_MODEL if model else FORM
         raise OptionError(f"{side!r} is neither an artifact's folder nor {form}, such as gemmini_sim:int8")
-    return resolve_card(named, cards), parts
+    return resolve_card(case.model, cards), case
 
 
 def _names(*sides: tuple[str, Artifact]) -> list[str]:
@@ -93,15 +92,9 @@ def _names(*sides: tuple[str, Artifact]) -> list[str]:
     return short if len(set(short)) == len(short) else [side for side, _ in sides]
 
 
-def _built(card: Card, parts: Sequence[str], cache: Path | None) -> Artifact:
-    target, quant, *options = parts
+def _built(card: Card, case: NamedCase, cache: Path | None) -> Artifact:
     return topfive.build(
-        card,
-        target=target,
-        quant=quant,
-        cache=cache,
-        progress=progress,
-        options=dict(option.partition("=")[::2] for option in options),
+        card, target=case.target, quant=case.quant, cache=cache, progress=progress, options=case.options
     )
 
 

@@ -19,13 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import topfive
+from topfive.case_text import FORM as CASE_FORM
+from topfive.case_text import parse_case
 from topfive.errors import OptionError, RunError
 from topfive.targets.base import Artifact, Runner, read_artifact
 
 __all__ = ["HelperSide", "RunnerSide", "Side", "Timed", "helper_of", "input_of", "open_side"]
 
 WORKER = Path(__file__).with_name("worker.py")
-FORM = "MODEL:TARGET:QUANT[:OPTION=VALUE...], an artifact's folder, or PYTHON@FOLDER"
+FORM = f"{CASE_FORM}, an artifact's folder, or PYTHON@FOLDER"
 PATIENCE = 600.0
 """Seconds that a helper may take to open its artifact or to answer."""
 
@@ -234,15 +236,14 @@ def helper_of(text: str) -> tuple[str, Path]:
 def _built(
     text: str, cards: Sequence[Path], cache: Path | None, progress: Callable[[str], None] | None
 ) -> Artifact:
-    parts = text.split(":")
-    options = dict(part.partition("=")[::2] for part in parts[3:])
-    if len(parts) < 3 or not all(parts[:3]) or not all("=" in part for part in parts[3:]):
+    case = parse_case(text)
+    if case is None:
         raise OptionError(f"{text!r} is not {FORM}")
     return topfive.build(
-        parts[0],
-        target=parts[1],
-        quant=parts[2],
-        options=options,
+        case.model,
+        target=case.target,
+        quant=case.quant,
+        options=case.options,
         cards=cards,
         cache=cache,
         progress=progress,
