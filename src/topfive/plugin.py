@@ -24,6 +24,7 @@ from topfive.suite.accuracy import ACCURACY, accuracy_asked
 from topfive.suite.accuracy_end import AccuracyGatherer
 from topfive.suite.asked import ON_REQUEST, kind_asked
 from topfive.suite.comparing import Comparer
+from topfive.suite.contention import Watch
 from topfive.suite.expectations import STAGE_ERRORS
 from topfive.suite.gathering import Gatherer
 from topfive.suite.golden_check import GoldenCheck, described, modelled
@@ -350,7 +351,9 @@ def measure(
         data, infer = pictures.batch(batch), runner.callable()
         with device_lock(cache, targets.get(runner.artifact.target)):
             warm_up(runner, data)
+            watch = Watch.start()
             benchmark(infer, data)
+            others = watch.others()
             own = runner.device_figures() if benchmark.enabled else None
             # Its own batch size is not that of a row for another.
             own = own if own and own.batch == batch else None
@@ -362,6 +365,7 @@ def measure(
                 record(note=f"{artifact.model} {artifact.target} b{batch}: {'; '.join(own.warnings)}")
             shown = {**described(runner), **modelled(runner, batch)}
             shown |= {"device_figures": asdict(own)} if own else {}
+            shown |= {} if others is None else {"others": round(others, 2)}
             record(**vars(figures), preprocess_s=pictures.preprocess_seconds, **shown)
 
     return measured

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from topfive.suite.contention import DISTURBED
 from topfive.suite.measuring import FEW_ROUNDS
 from topfive.suite.results import Row
 
-__all__ = ["COLUMNS", "FEW_ROUNDS_MARK", "MODELLED_MARK", "SIMULATED_MARK", "Column"]
+__all__ = ["BUSY_MARK", "COLUMNS", "FEW_ROUNDS_MARK", "MODELLED_MARK", "SIMULATED_MARK", "Column"]
 
+BUSY_MARK = "!"
 FEW_ROUNDS_MARK = "*"
 SIMULATED_MARK = "~"
 MODELLED_MARK = "^"
@@ -53,6 +55,10 @@ def _milliseconds(_: Row, seconds: float) -> str:
     return f"{value:.3f}" if value < 100 else f"{value:.1f}"
 
 
+def _p50(row: Row, seconds: float) -> str:
+    return _milliseconds(row, seconds) + (BUSY_MARK if row.values.get("others", 0) >= DISTURBED else "")
+
+
 def _p99(row: Row, seconds: float) -> str:
     return _milliseconds(row, seconds) + (FEW_ROUNDS_MARK if row.values.get("rounds", 0) < FEW_ROUNDS else "")
 
@@ -73,7 +79,7 @@ COLUMNS = (
     Column("batch", lambda row: row.batch, "batch", right=True),
     Column("golden", _found("golden"), "golden"),
     Column("top1", _found("top1"), "top-1", _percent, right=True),
-    Column("p50_s", _found("p50"), "p50 ms", _milliseconds, right=True),
+    Column("p50_s", _found("p50"), "p50 ms", _p50, right=True),
     Column("p90_s", _found("p90"), "p90 ms", _milliseconds, right=True),
     Column("p99_s", _found("p99"), "p99 ms", _p99, right=True),
     Column("images_per_s", _found("images_per_s"), "img/s", _rate, right=True),
@@ -88,6 +94,7 @@ COLUMNS = (
     ),
     Column("modelled_cycles_bus", _found("modelled_bus")),
     Column("preprocess_s", _found("preprocess_s")),
+    Column("other_processes", _found("others")),
     Column("artifact", _found("artifact")),
     Column("threads", _found("threads")),
     Column("kernels", _found("kernels")),

@@ -9,7 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from topfive.report.columns import COLUMNS, FEW_ROUNDS_MARK, MODELLED_MARK, SIMULATED_MARK, Column
+from topfive.report.columns import (
+    BUSY_MARK,
+    COLUMNS,
+    FEW_ROUNDS_MARK,
+    MODELLED_MARK,
+    SIMULATED_MARK,
+    Column,
+)
+from topfive.suite.contention import DISTURBED
 from topfive.suite.measuring import FEW_ROUNDS
 from topfive.suite.results import Row, simulated_targets
 
@@ -57,6 +65,12 @@ def footnotes(rows: Sequence[Row], *, native_kernels_differ: bool = False) -> li
         f"{SIMULATED_MARK} {target} is simulated: {what}"
         for target, what in sorted(simulated_targets(rows).items())
     ]
+    busiest = max((row.values.get("others", 0.0) for row in rows), default=0.0)
+    if busiest >= DISTURBED:
+        notes.append(
+            f"{BUSY_MARK} measured while other processes took up to {busiest:.1f} processors: times of a "
+            "busy machine; `topfive pair` compares two builds on one"
+        )
     if any(0 < row.values.get("rounds", 0) < FEW_ROUNDS for row in rows):
         notes.append(f"{FEW_ROUNDS_MARK} p99 of fewer than {FEW_ROUNDS} rounds: hardly more than the maximum")
     if any("modelled_estimate" in row.values for row in rows):

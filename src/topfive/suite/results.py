@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["Results", "Row"]
 
-TIMING = ("p50", "p90", "p99", "rounds", "images_per_s")
+TIMING = ("p50", "p90", "p99", "rounds", "images_per_s", "others")
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Row:
     """One model, target, quant mode and batch; fields that no test filled are absent from `values`.
 
     values: golden (verdict), top1 (fraction), p50 p90 p99 (seconds), images_per_s, rounds, artifact, threads,
-    kernels, preprocess_s, simulated.
+    kernels, preprocess_s, simulated, others (processors that other processes took meanwhile).
     """
 
     model: str
