@@ -34,6 +34,7 @@ from topfive.errors import TopfiveError
 from topfive.images import LabelledImage, list_images, load_profile, preprocess_batch, procedural
 from topfive.pipeline import Pipeline
 from topfive.quantize.adjustments import read_adjustments
+from topfive.records.published import read_published
 from topfive.sources.atomic import replacing
 from topfive.suite.selection import refusal
 from topfive.targets.onnxruntime_runner import MODEL_FILE
@@ -217,20 +218,16 @@ def line(row: Row) -> str:
 
 
 def published(place: Path) -> list[str]:
-    """The figures that the tool's vendor published, as Markdown."""
-    table = tomllib.loads(place.read_text(encoding="utf-8"))
-    lines = [
-        f"Published, not measured here: {table['model']} on {table['images']} ImageNet pictures "
-        f"({table['source']}):",
+    """The accuracies that the tool's vendor published, as Markdown."""
+    rows = [row for row in read_published(place) if row.top1 is not None]
+    first = rows[0]
+    return [
+        f"Published, not measured here: {first.model} on {first.images} ImageNet pictures ({first.source}):",
         "",
         "| device | mode | top-1 | top-5 |",
         "|---|---|---|---|",
+        *(f"| {row.device} | {row.quant} | {row.top1} | {row.top5} |" for row in rows),
     ]
-    for part in table["accuracy"]:
-        for row in part["rows"]:
-            found = dict(zip(part["columns"], row, strict=True))
-            lines.append(f"| {part['device']} | {found['quant']} | {found['top1']} | {found['top5']} |")
-    return lines
 
 
 def fragment(rows: Sequence[Row], place: Path | None) -> str:

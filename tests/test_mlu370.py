@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 import topfive
 from topfive import targets
-from topfive.errors import CompileError, OptionError, RecordError, RunError
+from topfive.errors import CompileError, OptionError, RunError
 from topfive.records.magicmind_gate import accuracy_verdict, throughput_verdict
-from topfive.records.published import published_rows
 from topfive.targets import tools as tools_module
 from topfive.targets.base import Artifact
 from topfive.targets.mlu370 import library
@@ -513,7 +512,7 @@ def test_a_log_of_another_form_is_an_error(old: str, new: str, words: str) -> No
         check_log(parse_log(LOG.replace(old, new)), **ASKED)
 
 
-# The vendor's rule, and what it published
+# The vendor's rule
 
 
 @pytest.mark.parametrize(
@@ -542,43 +541,3 @@ def test_the_accuracy_rule_has_no_tolerance() -> None:
             accuracy_verdict(wrong, (0.7, 0.9))
     with pytest.raises(RunError, match="positive"):
         throughput_verdict(0.0, 100.0)
-
-
-def test_published_rows_are_the_seed_s_tables() -> None:
-    rows = published_rows(target="mlu370")
-    throughputs = {(r.device, r.quant, r.batch): r.images_per_s for r in rows if r.images_per_s}
-    assert len(throughputs) == 18
-    assert throughputs["MLU370 S4", "force_float32", 1] == 193.47
-    assert throughputs["MLU370 S4", "force_float16", 4] == 1947.97
-    assert throughputs["MLU370 X4", "qint8_mixed_float16", 8] == 6966.43
-    accuracies = {(r.device, r.quant): (r.top1, r.top5, r.images) for r in rows if r.top1}
-    assert len(accuracies) == 6
-    assert accuracies["MLU370 S4", "qint8_mixed_float16"] == (0.740741, 0.921922, 999)
-    # 755, 926, 740 and 921 of 999 pictures.
-    for top1, top5, images in accuracies.values():
-        assert round(round(top1 * images) / images, 6) == top1
-        assert round(round(top5 * images) / images, 6) == top5
-    aic = {r.objective: (r.batch, r.images_per_s, r.p95_ms) for r in published_rows(target="aic100")}
-    assert aic == {"best-throughput": (13, 7623.0, 10.3), "best-latency": (1, 1075.0, 1.0)}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ('"images_per_s"]', '"speed"]', "unknown columns speed"),
-        ("193.47", "-1.0", "images_per_s"),
-        ("1, 193.47", "0, 193.47", "batch"),
-        ("0.755756", "75.5756", "top1"),
-        ('["force_float32", 1, 193.47]', '["force_float32", 193.47]', "must have 3 values"),
-        ("[[throughput]]", "[[throughput", "cannot be read"),
-    ],
-    ids=["column", "negative", "batch", "percent", "short", "toml"],
-)
-def test_malformed_published_rows_are_named(old: str, new: str, words: str, tmp_path: Path) -> None:
-    from topfive.cards.places import fixtures_root
-
-    text = (fixtures_root() / "published" / "magicmind_resnet50.toml").read_text(encoding="utf-8")
-    assert old in text
-    (tmp_path / "rows.toml").write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(RecordError, match=words):
-        published_rows(tmp_path)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from topfive.cards import fixtures_root, load_cards
+from topfive.cards import load_cards
+from topfive.records.published import published_rows
 from topfive.report.site import Material, read_content, site_files, write_site
-from topfive.report.site.published import read_published
 from topfive.report.site.thumbnails import Thumbnails
 
 from report_records import write_models, write_run
@@ -81,9 +81,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "records" / "bad.json").write_text("{")
     content = read_content([root / "records"], goldens=ROOT / "golden")
     simulated = {"gemmini_sim": "a simulation"}
-    published = read_published(fixtures_root() / "published")
     material = Material(
-        "topfive report", "2026-02-01T00:00:00+00:00", simulated, published, {}, Thumbnails(load_cards())
+        "topfive report",
+        "2026-02-01T00:00:00+00:00",
+        simulated,
+        published_rows(),
+        {},
+        Thumbnails(load_cards()),
     )
     write_site(site_files(content, material), root / "site")
     return root / "site"

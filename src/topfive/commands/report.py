@@ -11,16 +11,16 @@ from pathlib import Path
 
 import topfive
 from topfive import targets
-from topfive.cards import Card, fixtures_root, load_cards
+from topfive.cards import Card, load_cards
 from topfive.commands import print_json
 from topfive.commands.build import progress
 from topfive.errors import RecordError, TopfiveError
 from topfive.images import list_images, load_profile, preprocess_batch
 from topfive.layer_diff import compare_layers
 from topfive.records import records_folder
+from topfive.records.published import published_rows
 from topfive.report.site import Content, Material, read_content, site_files, write_site
 from topfive.report.site.layers import LayerLoss, LayerStudy
-from topfive.report.site.published import read_published
 from topfive.report.site.thumbnails import Thumbnails
 from topfive.targets.base import Array
 from topfive.trace.recording import recorded
@@ -67,10 +67,8 @@ def build_report(
         studies |= _studied(content, known, cache, studies, layers)
     thumbnails = Thumbnails(known)
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    published = read_published(fixtures_root() / "published")
-    files = site_files(
-        content, Material(title, made, _simulations(), published, studies, thumbnails, pictures)
-    )
+    material = Material(title, made, _simulations(), published_rows(), studies, thumbnails, pictures)
+    files = site_files(content, material)
     size = write_site(files, output)
     _say(output, content, len(files), size, as_json=as_json)
 

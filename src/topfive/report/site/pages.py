@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from topfive.records.published import PublishedRow, published_for
 from topfive.report.site.charts.histogram import histogram_chart
 from topfive.report.site.charts.lines import Series, history_chart, scaling_chart
 from topfive.report.site.charts.pareto import Point, pareto_chart
@@ -17,7 +18,6 @@ from topfive.report.site.content import Content, Pair, Run
 from topfive.report.site.layers import LayerStudy, cycle_bars, flame, loss_chart, roofline
 from topfive.report.site.names import page_name
 from topfive.report.site.newest import CaseView, case_views
-from topfive.report.site.published import PublishedRow, published_for
 from topfive.report.site.rows import OverviewRow, footnotes, overview_row, shown_pictures
 from topfive.report.site.steps import levels
 from topfive.report.site.thumbnails import Thumbnails
@@ -227,7 +227,8 @@ def _scaling(
     by_device: dict[str, list[tuple[int, float]]] = {}
     for row in published if series else ():
         if row.images_per_s:
-            by_device.setdefault(f"{row.device} {row.quant}", []).append((row.batch, row.images_per_s))
+            label = " ".join(filter(None, (row.device, row.quant, row.objective)))
+            by_device.setdefault(label, []).append((row.batch, row.images_per_s))
     for label, points in by_device.items():
         series.append(Series(f"{label} (published)", tuple(sorted(points)), dashed=True))
     return scaling_chart(series, f"{model}: images a second against batch")

@@ -1,8 +1,8 @@
 """Which configuration a model is compiled and run with: options, then a table of tuned ones, then defaults.
 
-`lut.csv` has the columns of the look-up table `lut_cv_classifiers.csv` of quic/cloud-ai-sdk
-(models/vision/classification), and two of its rows; a whole one can be given. `defaults.csv` has the defaults
-of the run_cv_classifier.py beside it, an objective a row.
+`lut.csv` has the columns and the figures of the look-up table `lut_cv_classifiers.csv` of quic/cloud-ai-sdk
+(models/vision/classification, commit 10c29e2c6af3), all 109 rows, by model and objective; another can be
+given. `defaults.csv` has the defaults of the run_cv_classifier.py beside it, an objective a row.
 """
 
 from __future__ import annotations
