@@ -131,7 +131,7 @@ def test_models_by_tag_and_by_name(command):
     rows = json.loads(out)
     assert [row["name"] for row in rows] == ["pocket_fire", "pocket_mobilenet", "pocket_resnet", "pocket_vit"]
     assert rows[0]["published"]["top1"] is None or rows[0]["published"]["top1"] > 0.5
-    assert command("models", "light_*50")[1].startswith("light_resnet50 (light, residual): ")
+    assert command("models", "light_*50")[1].startswith("light_resnet50 (light, residual, resnet, ")
     assert command("models", "--tags", "light,depthwise")[1].count("\n") == 1
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,45 +12,14 @@ import pytest
 from topfive import sources
 from topfive.cards import Card, load_cards
 from topfive.errors import FetchError
-from topfive.images import load_profile
 from topfive.sources.export import exported_path, unfetched_reason
 
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None
 needs_torch = pytest.mark.skipif(WITHOUT_TORCH, reason="torch and torchvision are not installed")
 
-ZOO = """resnet18 224 11.69
-resnet50 224 25.557
-inception_v3 299 27.161
-efficientnet_b2 288 9.11
-vit_b_16 224 86.568
-vit-base-patch16-224 224 86.568
-resnet-152 224 60.193
-"""
-
 
 def card(name: str = "resnet18") -> Card:
     return load_cards()[name]
-
-
-def test_the_zoo_has_the_53_models_of_the_classifier_script() -> None:
-    zoo = [card for card in load_cards().values() if card.source.kind in ("torchvision", "huggingface")]
-    assert len(zoo) == 53
-    assert sum(card.source.kind == "huggingface" for card in zoo) == 2
-    for found in zoo:
-        profile = load_profile(found.input.profile)
-        assert profile.tensor.layout == "NCHW"
-
-
-@pytest.mark.parametrize("row", list(csv.reader(io.StringIO(ZOO), delimiter=" ")), ids=lambda row: row[0])
-def test_sizes_and_weights_of_the_zoo(row: list[str]) -> None:
-    found = card(row[0])
-    assert found.input.size == (int(row[1]), int(row[1]))
-    assert found.published.parameters_millions == float(row[2])
-
-
-def test_resnet_50_has_the_first_weights_and_resnet50_the_second() -> None:
-    assert (card("resnet-50").source.revision, card("resnet-50").published.top1) == ("IMAGENET1K_V1", 0.7613)
-    assert (card("resnet50").source.revision, card("resnet50").published.top1) == ("IMAGENET1K_V2", 0.80858)
 
 
 def test_an_unfetched_network_says_what_to_do(tmp_path: Path) -> None:
@@ -72,12 +39,15 @@ def kept(folder: Path, content: bytes = b"model") -> Path:
 def test_a_fetched_network_is_used_after_its_hash_is_checked(tmp_path: Path) -> None:
     path = kept(tmp_path)
     assert sources.resolve(card(), tmp_path) == path
-    assert sources.unavailable_reason(
-        replace(card(), output=replace(card().output, labels="")), tmp_path
-    ) in (
-        "",
-        card().missing_reason(),
+    here = f"folder:{tmp_path}"
+    complete = replace(
+        card(),
+        output=replace(card().output, labels=""),
+        pictures=replace(card().pictures, set=here, map=""),
+        calibration=replace(card().calibration, set=here),
     )
+    assert sources.unavailable_reason(complete, tmp_path) == ""
+    assert "topfive fetch resnet18" in sources.unavailable_reason(complete, tmp_path / "elsewhere")
     path.write_bytes(b"other")
     with pytest.raises(FetchError, match="was changed after it was exported"):
         sources.resolve(card(), tmp_path)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from topfive.command_line.options import CacheFolder, Cards, Json
+from topfive.command_line.options import CacheFolder, Cards, Json, ModelTags, split_tags
 
 __all__ = ["fetch"]
 
@@ -14,14 +14,14 @@ __all__ = ["fetch"]
 def fetch(
     name: Annotated[list[str] | None, typer.Argument(help="Models: names or globs of cards.")] = None,
     *,
-    tags: Annotated[
-        str | None, typer.Option("--tags", help="Only models with all of these, comma-separated.")
-    ] = None,
+    tags: ModelTags = None,
     opset: Annotated[int | None, typer.Option("--opset", min=9, help="Opset of an export.")] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Export with random weights: no download.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random weights.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Seed of the random weights (default: 0).")
+    ] = None,
     clip_float16: Annotated[
         bool, typer.Option("--clip-float16", help="Clip an export's weights to the range of float16.")
     ] = False,
@@ -38,12 +38,15 @@ def fetch(
     """Get models: download files, export networks of torchvision and Hugging Face to ONNX."""
     from topfive.commands.fetch import How, fetch_models
 
-    if not name and not tags:
+    wanted = split_tags(tags)
+    if not name and not wanted:
         raise typer.BadParameter("name a model, or give --tags")
+    if seed is not None and not random_weights:
+        raise typer.BadParameter("--seed is of --random-weights: published weights have none")
     fetched = fetch_models(
         name or [],
-        [tag for tag in (tags or "").split(",") if tag],
-        How(opset, seed if random_weights else None, clip_float16),
+        wanted,
+        How(opset, (seed or 0) if random_weights else None, clip_float16),
         keep_going=keep_going,
         discard=discard,
         cards=cards or [],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from topfive.command_line.options import Cards, Json
+from topfive.command_line.options import Cards, Json, ModelTags, split_tags
 
 __all__ = ["models", "targets"]
 
@@ -20,13 +20,11 @@ def targets(json: Json = False) -> None:
 
 def models(
     name: Annotated[list[str] | None, typer.Argument(help="Names or globs (default: all).")] = None,
-    tags: Annotated[
-        str | None, typer.Option("--tags", help="Only models with all of these, comma-separated.")
-    ] = None,
+    tags: ModelTags = None,
     cards: Cards = None,
     json: Json = False,
 ) -> None:
     """List the model cards."""
     from topfive.commands.listing import list_models
 
-    list_models(name or [], [tag for tag in (tags or "").split(",") if tag], cards or [], as_json=json)
+    list_models(name or [], split_tags(tags), cards or [], as_json=json)

@@ -16,6 +16,7 @@ __all__ = [
     "Json",
     "Model",
     "ModelArgument",
+    "ModelTags",
     "NoRecord",
     "Quant",
     "Records",
@@ -24,6 +25,7 @@ __all__ = [
     "Tags",
     "Target",
     "TargetOptions",
+    "split_tags",
     "target_options",
 ]
 
@@ -53,7 +55,16 @@ NoRecord = Annotated[bool, typer.Option("--no-record", help="Keep no record of t
 Tags = Annotated[
     str | None, typer.Option("--tags", help="Of the record, comma-separated (also TOPFIVE_TAGS).")
 ]
+ModelTags = Annotated[
+    list[str] | None,
+    typer.Option("--tags", help="Only models with all of these tags, comma-separated (repeatable)."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def split_tags(given: Sequence[str] | None) -> list[str]:
+    """The tags of every `--tags A,B`, without spaces around them."""
+    return [tag.strip() for text in given or () for tag in text.split(",") if tag.strip()]
 
 
 def target_options(given: Sequence[str] | None) -> dict[str, str]:

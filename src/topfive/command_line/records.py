@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topfive.command_line.options import Json, Records
+from topfive.command_line.options import Json, Records, split_tags
 
 if TYPE_CHECKING:
     from topfive.records.library import Filter
@@ -28,8 +28,7 @@ Until = Annotated[str, typer.Option("--until", help="Up to this day, itself incl
 def _filter(kind: str, tags: list[str] | None, model: str, target: str, since: str, until: str) -> Filter:
     from topfive.records.library import Filter
 
-    wanted = tuple(tag.strip() for text in tags or () for tag in text.split(",") if tag.strip())
-    return Filter(kind, wanted, model, target, since, until)
+    return Filter(kind, tuple(split_tags(tags)), model, target, since, until)
 
 
 def list_records(

@@ -11,9 +11,12 @@ from pathlib import Path
 from topfive import targets
 from topfive.cards import Card, load_cards
 from topfive.commands import print_json
-from topfive.errors import UnknownNameError
+from topfive.errors import OptionError, UnknownNameError
 
 __all__ = ["list_models", "list_targets", "tagged_cards"]
+
+OF_EVERY_CARD = frozenset({"model", "image-classification"})
+"""Tags that no card needs to name: Collective Knowledge's lists for a classifier start with them."""
 
 
 def list_targets(*, as_json: bool) -> None:
@@ -47,10 +50,7 @@ def _list(value: object) -> list[object]:
 def list_models(
     patterns: Sequence[str], tags: Sequence[str], extra: Sequence[Path], *, as_json: bool
 ) -> None:
-    """The cards whose name matches one of `patterns` (all, without any) and that have all of `tags`.
-
-    Raises UnknownNameError for a pattern or a tag that no card has.
-    """
+    """Print tagged_cards, with what is missing of each here."""
     rows = [_row(card) for card in tagged_cards(load_cards(extra), patterns, tags)]
     if as_json:
         print_json(rows)
@@ -64,13 +64,24 @@ def list_models(
 def tagged_cards(cards: Mapping[str, Card], patterns: Sequence[str], tags: Sequence[str]) -> list[Card]:
     """The cards whose name matches one of `patterns` (all, without any) and that have all of `tags`.
 
-    Raises UnknownNameError for a pattern or a tag that no card has.
+    Raises UnknownNameError for a pattern or a tag that no card has, OptionError if no card has all of them.
     """
-    known_tags = {tag for card in cards.values() for tag in card.tags}
+    known_tags = {tag for card in cards.values() for tag in _tags(card)}
     for tag in tags:
         if tag not in known_tags:
             raise UnknownNameError("tag", tag, known_tags)
-    return [card for card in _named(cards, patterns) if set(tags) <= set(card.tags)]
+    named = _named(cards, patterns)
+    found = [card for card in named if _tags(card) >= set(tags)]
+    if named and not found:
+        counts = [sum(tag in _tags(card) for card in named) for tag in tags]
+        shown = ", ".join(f"{tag} ({count})" for tag, count in zip(tags, counts, strict=True))
+        like = f" of the {len(named)} named" if patterns else ""
+        raise OptionError(f"no model{like} has all of the tags {shown}, where (n) have it: leave one out")
+    return found
+
+
+def _tags(card: Card) -> frozenset[str]:
+    return OF_EVERY_CARD.union(card.tags)
 
 
 def _named(cards: Mapping[str, Card], patterns: Sequence[str]) -> list[Card]:
