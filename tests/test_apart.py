@@ -61,6 +61,15 @@ class Told(DeviceSession):
             return np.repeat(batch, 100, axis=0)
         return np.asarray(batch * 2)
 
+    def tensors(self, batch: Array) -> dict[str, Array]:
+        self._do("tensors")
+        return {
+            "twice": batch * 2,
+            "": np.array(7),
+            "none": batch[:0],
+            "large": np.repeat(batch, 100, axis=0),
+        }
+
     def measure(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         self._do("measure")
         return {"plan": dict(plan), "process": os.getpid()}
@@ -82,6 +91,8 @@ def opened(seconds: float = LONG, process: str = APART, **job: Any) -> DeviceSes
 def call(session: DeviceSession, step: str) -> None:
     if step == "infer":
         session.infer(BATCH)
+    elif step == "tensors":
+        session.tensors(BATCH)
     else:
         session.measure({})
 
@@ -125,6 +136,47 @@ def test_memory_gives_back_what_was_put_on_either_side(values: list[np.ndarray])
         os.close(number)
 
 
+@given(
+    st.lists(
+        arrays.arrays(
+            st.sampled_from([np.float32, np.bool_, np.int64, np.uint8]),
+            arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=20),
+        ),
+        max_size=6,
+    )
+)
+def test_memory_holds_several_arrays_at_once(values: list[np.ndarray]) -> None:
+    number = os.memfd_create("test")
+    try:
+        named = {str(place): value for place, value in enumerate(values)}
+        forms = SharedMemory(number).put_all(named)
+        other = SharedMemory(number)
+        assert list(forms) == list(named)
+        for name, value in named.items():
+            found = other.get(forms[name])
+            assert found.dtype == value.dtype
+            np.testing.assert_array_equal(found, value)
+    finally:
+        os.close(number)
+
+
+@pytest.mark.parametrize("process", [APART, OWN])
+def test_several_tensors_come_back_as_the_caller_s_own(process: str) -> None:
+    session = opened(process=process)
+    try:
+        batch = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+        found = session.tensors(batch)
+        session.infer(np.zeros((64, 64), np.float32))
+    finally:
+        session.close()
+    assert list(found) == ["twice", "", "none", "large"]
+    np.testing.assert_array_equal(found["twice"], batch * 2)
+    assert found[""].shape == ()
+    assert int(found[""]) == 7
+    assert found["none"].shape == (0, 5)
+    np.testing.assert_array_equal(found["large"], np.repeat(batch, 100, axis=0))
+
+
 @pytest.mark.parametrize("process", [APART, OWN])
 def test_a_session_answers_the_same_in_both_processes(process: str) -> None:
     session = opened(process=process)
@@ -154,8 +206,13 @@ def test_an_output_is_the_caller_s_own() -> None:
 
 @pytest.mark.parametrize(
     ("step", "doing"),
-    [("open", "opening the model"), ("infer", "running a batch of 2"), ("measure", "measuring")],
-    ids=["open", "infer", "measure"],
+    [
+        ("open", "opening the model"),
+        ("infer", "running a batch of 2"),
+        ("tensors", "running a batch of 2 for every tensor"),
+        ("measure", "measuring"),
+    ],
+    ids=["open", "infer", "tensors", "measure"],
 )
 @pytest.mark.parametrize(
     ("action", "words", "said"),
@@ -195,7 +252,7 @@ def test_what_goes_wrong_is_an_error_in_time(
 
 @pytest.mark.parametrize("process", [APART, OWN])
 def test_an_error_that_the_library_reports_leaves_the_session_open(process: str) -> None:
-    for step in ("infer", "measure"):
+    for step in ("infer", "tensors", "measure"):
         session = opened(process=process, **{step: "fail"})
         for _ in range(2):
             with pytest.raises(RunError, match=f"{step} failed") as caught:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import accumulate
 from multiprocessing import Pipe
 from typing import Any
 
@@ -27,6 +28,7 @@ from topfive.targets.tools import end_group, ending
 __all__ = ["ApartSession", "SharedMemory"]
 
 PAGE = mmap.PAGESIZE
+ALIGNED = 64
 CLOSE_SECONDS = 10.0
 MOST_SHOWN = 4000
 
@@ -48,16 +50,27 @@ class SharedMemory:
         view: Array = np.frombuffer(self._map, np.uint8, size)
         return view
 
-    def put(self, values: Array) -> dict[str, Any]:
-        """Copy an array into it; the array's form, for `get`."""
-        room = self.view(values.nbytes).view(values.dtype).reshape(values.shape)
+    def put(self, values: Array, at: int = 0) -> dict[str, Any]:
+        """Copy an array into it, from byte `at` on; the array's form, for `get`."""
+        room = self.view(at + values.nbytes)[at:].view(values.dtype).reshape(values.shape)
         np.copyto(room, values)
-        return {"shape": list(values.shape), "dtype": values.dtype.str}
+        return {"shape": list(values.shape), "dtype": values.dtype.str, "at": at}
+
+    def put_all(self, values: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
+        """Copy several arrays into it, side by side; the form of each, for `get`."""
+        ends = list(
+            accumulate((-(-value.nbytes // ALIGNED) * ALIGNED for value in values.values()), initial=0)
+        )
+        self.view(ends[-1])
+        return {
+            name: self.put(value, at) for (name, value), at in zip(values.items(), ends[:-1], strict=True)
+        }
 
     def get(self, form: Mapping[str, Any]) -> Array:
         """The array of this form in it, as a view: good until the next `put`."""
-        dtype, shape = np.dtype(form["dtype"]), tuple(form["shape"])
-        values: Array = self.view(dtype.itemsize * int(np.prod(shape))).view(dtype).reshape(shape)
+        dtype, shape, at = np.dtype(form["dtype"]), tuple(form["shape"]), int(form["at"])
+        size = dtype.itemsize * int(np.prod(shape))
+        values: Array = self.view(at + size)[at:].view(dtype).reshape(shape)
         return values
 
 
@@ -101,6 +114,14 @@ class ApartSession(DeviceSession):
         form = self._memory.put(batch)
         found = self._ask({"call": "infer", **form}, doing, self._seconds)
         return np.array(self._memory.get(found))
+
+    def tensors(self, batch: Array) -> dict[str, Array]:
+        """See DeviceSession.tensors."""
+        doing = f"running a batch of {len(batch)} for every tensor"
+        self._refuse_if_gone()
+        form = self._memory.put(batch)
+        found = self._ask({"call": "tensors", **form}, doing, self._seconds)
+        return {name: np.array(self._memory.get(made)) for name, made in found["tensors"].items()}
 
     def measure(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """See DeviceSession.measure; the plan's "seconds" are added to the time limit."""

@@ -34,6 +34,8 @@ def answer(session: DeviceSession, question: dict[str, Any], memory: SharedMemor
     """What a question's call of the session returns, as JSON-able values. Raises RunError as that does."""
     if question["call"] == "infer":
         return memory.put(session.infer(memory.get(question)))
+    if question["call"] == "tensors":
+        return {"tensors": memory.put_all(session.tensors(memory.get(question)))}
     if question["call"] == "measure":
         return session.measure(question["plan"])
     session.close()

@@ -21,6 +21,10 @@ class DeviceSession(ABC):
     def infer(self, batch: Array) -> Array:
         """The model's output for one batch, [N, ...] each. Raises RunError naming the vendor's call."""
 
+    def tensors(self, batch: Array) -> dict[str, Array]:
+        """Every tensor between the model's nodes for one batch; {} where the runtime cannot tell."""
+        return {}
+
     def measure(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """What the runtime itself measures; plan and result are JSON-able. Raises RunError without that."""
         raise NotImplementedError(f"{type(self).__name__} measures nothing")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from topfive.errors import RunError
 from topfive.quantize.quantiser import QUANTISERS, Quantiser
 from topfive.targets.base import Artifact, Runner, Target, TargetOption
+from topfive.targets.device_session import process_option
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime as ort
 
 __all__ = ["OrtCudaTarget", "OrtTensorrtTarget", "ProviderTarget"]
 
@@ -32,11 +32,22 @@ class ProviderTarget(Target):
     provider: ClassVar[str]
     package: ClassVar[str] = "onnxruntime-gpu"
     options: ClassVar[Mapping[str, TargetOption]] = MappingProxyType(
-        {"device": TargetOption(tuple(str(n) for n in range(8)), "0", "the GPU", running=True)}
+        {
+            "device": TargetOption(tuple(str(n) for n in range(8)), "0", "the GPU", running=True),
+            "run_limit": TargetOption(
+                (),
+                "600",
+                "seconds that opening or a batch may take",
+                r"[1-9]\d{0,6}",
+                "SECONDS",
+                running=True,
+            ),
+            "process": process_option(),
+        }
     )
 
-    def provider_options(self, quant: str, cache: Path) -> dict[str, str]:
-        """What the provider is told. cache: a folder that it may write to."""
+    def provider_options(self, quant: str) -> dict[str, str]:
+        """What the provider is told."""
         return {"device_id": self.setting("device")}
 
     def probe(self) -> str:
@@ -67,36 +78,19 @@ class ProviderTarget(Target):
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
         """Open with the provider; RunError where ONNX Runtime would quietly use the CPU instead."""
-        from topfive.targets.onnxruntime_runner import OnnxRuntimeRunner
+        from topfive.targets.onnxruntime_apart import ProviderRunner
 
         reason = self.probe()
         if reason:
             raise artifact.located(RunError(reason))
-
-        def opener(
-            model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
-        ) -> ort.InferenceSession:
-            return self._session(model, threads, artifact, profile)
-
-        return OnnxRuntimeRunner(artifact, threads, opener, self.provider)
-
-    def _session(
-        self, model: Path | onnx.ModelProto, threads: int, artifact: Artifact, profile: Path | None
-    ) -> ort.InferenceSession:
-        import onnxruntime as ort
-
-        from topfive.sessions import session_options
-
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
-        told = self.provider_options(artifact.quant, artifact.path)
-        session = ort.InferenceSession(
-            source,
-            session_options(threads=threads, fuse_qdq=True, profile=profile),
-            providers=[(self.provider, told), "CPUExecutionProvider"],
+        return ProviderRunner(
+            artifact,
+            threads,
+            provider=self.provider,
+            options=self.provider_options(artifact.quant),
+            process=self.setting("process"),
+            seconds=float(self.setting("run_limit")),
         )
-        if session.get_providers()[0] != self.provider:
-            raise RunError(f"ONNX Runtime did not start {self.provider}: is there a GPU, are its libraries?")
-        return session
 
 
 class OrtCudaTarget(ProviderTarget):
@@ -106,9 +100,9 @@ class OrtCudaTarget(ProviderTarget):
     provider: ClassVar[str] = "CUDAExecutionProvider"
     quants: ClassVar[tuple[str, ...]] = ("force_float32", "force_float16", "as_is")
 
-    def provider_options(self, quant: str, cache: Path) -> dict[str, str]:
+    def provider_options(self, quant: str) -> dict[str, str]:
         """Without TF32: float32 is float32."""
-        return {**super().provider_options(quant, cache), "use_tf32": "0"}
+        return {**super().provider_options(quant), "use_tf32": "0"}
 
 
 class OrtTensorrtTarget(ProviderTarget):
@@ -125,10 +119,10 @@ class OrtTensorrtTarget(ProviderTarget):
             return Quantiser(function, calibrated=True, modules=QDQ_MODULES)
         return QUANTISERS.get(quant)
 
-    def provider_options(self, quant: str, cache: Path) -> dict[str, str]:
+    def provider_options(self, quant: str) -> dict[str, str]:
         """Flags of precision."""
         return {
-            **super().provider_options(quant, cache),
+            **super().provider_options(quant),
             "trt_fp16_enable": str(int(quant == "force_float16")),
             "trt_int8_enable": str(int(quant == "int8")),
         }

@@ -70,6 +70,8 @@ class OnnxRuntimeRunner(Runner):
         try:
             with custom_operators(self._libraries):
                 return self._open(model, self.threads)
+        except RunError as error:
+            raise self.artifact.located(error) from None
         except Exception as error:
             failure = RunError("ONNX Runtime cannot load the compiled model", details=str(error))
             raise self.artifact.located(failure) from error
