@@ -36,7 +36,6 @@ from topfive.loadgen import (
     run_scenario,
     unavailable_reason,
 )
-from topfive.loadgen.child import Samples, System
 from topfive.loadgen.plan import LEAST_QUERIES, SHORT_QUERIES
 from topfive.loadgen.runs import read_top5
 from topfive.loadgen.samples import sample_set
@@ -255,86 +254,6 @@ def test_samples_of_a_folder_and_of_a_registered_name(
         sample_set(card, dataset=f"file://{folder}")
     with pytest.raises(UnknownNameError, match="mine"):
         sample_set(card, dataset="nine")
-
-
-# The system under test, without LoadGen
-
-
-class Recorder:
-    """Takes the place of the LoadGen module: reads the answers at their addresses, as LoadGen does."""
-
-    def __init__(self) -> None:
-        self.answers: list[tuple[int, float | None]] = []
-
-    def QuerySampleResponse(  # noqa: N802
-        self, name: int, address: int, size: int
-    ) -> tuple[int, int, int]:
-        return name, address, size
-
-    def QuerySamplesComplete(  # noqa: N802
-        self, responses: list[tuple[int, int, int]]
-    ) -> None:
-        import ctypes
-
-        for name, address, size in responses:
-            value = struct.unpack("<f", ctypes.string_at(address, 4))[0] if size else None
-            self.answers.append((name, value))
-
-
-def _samples(count: int) -> Samples:
-    crops = np.zeros((count, SIDE, SIDE, 3), np.uint8)
-    crops[:, 0, 0, 0] = np.arange(count)
-    samples = Samples(crops, "torchvision")
-    samples.load(range(count))
-    return samples
-
-
-@given(st.integers(1, 9), st.lists(st.integers(0, 19), min_size=1, max_size=40), st.booleans())
-def test_every_sample_gets_its_own_answer(batch: int, indices: list[int], background: bool) -> None:
-    samples, recorder = _samples(20), Recorder()
-    one_by_one = {i: int(samples[i][0, 0, 0, 0] * 58.395 / 0.1) % 7 for i in range(20)}
-
-    def infer(data: np.ndarray) -> np.ndarray:
-        keys = [int(picture[0, 0, 0] * 58.395 / 0.1) % 7 for picture in data]
-        return np.eye(7, dtype=np.float32)[keys]
-
-    system = System(recorder, infer, samples, batch=batch, background=background)
-    system.issue(list(range(100, 100 + len(indices))), indices)
-    assert recorder.answers == [(100 + n, one_by_one[i] - background) for n, i in enumerate(indices)]
-
-
-def test_an_accuracy_run_keeps_the_five_best_of_every_sample() -> None:
-    scores = np.random.default_rng(0).random((12, 7)).astype(np.float32)
-    place = {"next": 0}
-
-    def infer(data: np.ndarray) -> np.ndarray:
-        start = place["next"]
-        place["next"] += len(data)
-        return scores[start : place["next"]]
-
-    top5 = np.full((20, 5), -1, np.int32)
-    indices = [3, 19, 0, 5, 7, 11, 2, 1, 4, 6, 8, 10]
-    recorder = Recorder()
-    system = System(recorder, infer, _samples(20), batch=5, background=True, top5=top5)
-    system.issue(list(range(12)), indices)
-    expected = np.argsort(-scores, axis=1)[:, :5] - 1
-    np.testing.assert_array_equal(top5[indices], expected)
-    assert [answer for _, answer in recorder.answers] == expected[:, 0].tolist()
-    assert (top5[9] == -1).all()
-
-
-def test_after_a_failure_every_sample_is_answered_with_nothing() -> None:
-    recorder = Recorder()
-
-    def infer(data: np.ndarray) -> np.ndarray:
-        if len(recorder.answers) >= 2:
-            raise RuntimeError("broken on purpose")
-        return np.zeros((len(data), 3), np.float32)
-
-    system = System(recorder, infer, _samples(6), batch=2, background=False)
-    system.issue([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])
-    assert recorder.answers == [(0, 0.0), (1, 0.0), (2, None), (3, None), (4, None), (5, None)]
-    assert "broken on purpose" in system.failure
 
 
 # Real runs

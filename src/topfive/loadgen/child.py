@@ -24,7 +24,7 @@ from topfive.loadgen.plan import Plan
 from topfive.loadgen.settings import test_settings
 from topfive.sweep.shards import best_classes
 
-__all__ = ["main"]
+__all__ = ["Samples", "System", "main", "start_test"]
 
 JOB, OUTCOME, CROPS, TOP5 = "job.json", "outcome.json", "samples.npy", "top5.npy"
 WARM_UP_CALLS, LEAST_CALLS, MOST_CALLS, TIMED_SECONDS = 3, 5, 1000, 0.5
@@ -32,7 +32,10 @@ Infer = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 class Samples:
-    """Input tensors by sample index; those that LoadGen asks for are in memory while it says so."""
+    """Input tensors by sample index; those that LoadGen asks for are in memory while it says so.
+
+    Samples that are loaded together lie in one array, so that a batch of neighbours is a part of it.
+    """
 
     def __init__(self, crops: NDArray[np.uint8], profile: str) -> None:
         from topfive.images import load_profile, normalise
@@ -41,20 +44,43 @@ class Samples:
         self._crops, self._normalise, self._profile = crops, normalise, loaded
         self.count = len(crops)
         self._loaded: dict[int, NDArray[Any]] = {}
+        self._places: dict[int, tuple[NDArray[Any], int]] = {}
+        self._gathered: NDArray[Any] | None = None
 
     def load(self, indices: Sequence[int]) -> None:
         """LoadGen's load_samples: outside the measured time."""
-        for index in indices:
-            if index not in self._loaded:
-                self._loaded[index] = self._normalise(self._crops[index][None], self._profile)
+        new = sorted({index for index in indices if index not in self._loaded})
+        if not new:
+            return
+        first = self._normalise(self._crops[new[0]][None], self._profile)
+        together = np.empty((len(new), *first.shape[1:]), first.dtype)
+        for place, index in enumerate(new):
+            together[place] = self._normalise(self._crops[index][None], self._profile)[0]
+            self._loaded[index], self._places[index] = together[place : place + 1], (together, place)
 
     def unload(self, indices: Sequence[int]) -> None:
-        """LoadGen's unload_samples."""
+        """LoadGen's unload_samples; memory is free with the last of the samples loaded together."""
         for index in indices:
             self._loaded.pop(index, None)
+            self._places.pop(index, None)
 
     def __getitem__(self, index: int) -> NDArray[Any]:
+        """The input of one sample, [1, ...]; not a copy."""
         return self._loaded[index]
+
+    def batch(self, indices: Sequence[int]) -> NDArray[Any]:
+        """The inputs of several samples, [N, ...], good until the next call; neighbours are not copied."""
+        together, place = self._places[indices[0]]
+        end = place + len(indices)
+        neighbours = all(index == indices[0] + n for n, index in enumerate(indices))
+        last, at = self._places[indices[-1]]
+        if neighbours and last is together and at == end - 1:
+            return together[place:end]
+        if self._gathered is None or len(self._gathered) < len(indices):
+            self._gathered = np.empty((len(indices), *together.shape[1:]), together.dtype)
+        for n, index in enumerate(indices):
+            self._gathered[n] = self._loaded[index][0]
+        return self._gathered[: len(indices)]
 
 
 class System:
@@ -74,11 +100,11 @@ class System:
         background: bool,
         top5: NDArray[np.int32] | None = None,
     ) -> None:
-        self._loadgen, self._infer, self._samples = loadgen, infer, samples
+        self._infer, self._samples = infer, samples
+        self._response, self._complete = loadgen.QuerySampleResponse, loadgen.QuerySamplesComplete
         self._batch, self._background = batch, int(background)
         self._answers = np.empty(batch, np.float32)
         self._address = self._answers.ctypes.data
-        self._inputs: NDArray[Any] | None = None
         self.failure = ""
         self._top5 = top5
 
@@ -89,39 +115,33 @@ class System:
             try:
                 if self.failure:
                     self._refuse(some)
-                    continue
-                self._answer(some, indices[start : start + self._batch])
+                elif len(some) == 1:
+                    self._answer_one(some[0], indices[start])
+                else:
+                    self._answer(some, indices[start : start + self._batch])
             except BaseException:  # LoadGen aborts the process if anything leaves this function
                 self.failure = self.failure or traceback.format_exc()
                 self._refuse(some)
 
+    def _answer_one(self, name: int, index: int) -> None:
+        """`_answer` of one sample, with less around the model: SingleStream counts microseconds."""
+        output = self._infer(self._samples[index])
+        if self._top5 is not None:
+            self._top5[index] = best_classes(output.reshape(1, -1), bool(self._background))[0]
+        self._answers[0] = int(output.argmax()) - self._background
+        self._complete([self._response(name, self._address, 4)])
+
     def _answer(self, ids: list[int], indices: list[int]) -> None:
         count = len(ids)
-        if count == 1:
-            output = self._infer(self._samples[indices[0]])
-        else:
-            output = self._infer(self._gather(indices))
-        scores = output.reshape(count, -1)
-        classes = scores.argmax(axis=1)
+        scores = self._infer(self._samples.batch(indices)).reshape(count, -1)
         if self._top5 is not None:
             self._top5[indices] = best_classes(scores, bool(self._background))
-        self._answers[:count] = classes - self._background
-        response, address = self._loadgen.QuerySampleResponse, self._address
-        self._loadgen.QuerySamplesComplete(
-            [response(name, address + 4 * place, 4) for place, name in enumerate(ids)]
-        )
-
-    def _gather(self, indices: list[int]) -> NDArray[Any]:
-        if self._inputs is None:
-            first = self._samples[indices[0]]
-            self._inputs = np.empty((self._batch, *first.shape[1:]), first.dtype)
-        for place, index in enumerate(indices):
-            self._inputs[place] = self._samples[index][0]
-        return self._inputs[: len(indices)]
+        self._answers[:count] = scores.argmax(axis=1) - self._background
+        response, address = self._response, self._address
+        self._complete([response(name, address + 4 * place, 4) for place, name in enumerate(ids)])
 
     def _refuse(self, ids: list[int]) -> None:
-        response = self._loadgen.QuerySampleResponse
-        self._loadgen.QuerySamplesComplete([response(name, 0, 0) for name in ids])
+        self._complete([self._response(name, 0, 0) for name in ids])
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -186,7 +206,7 @@ def main(folder: Path) -> int:
         settings = test_settings(
             mlperf_loadgen, plan, latency=latency, slowest=slowest, batch_rate=rate, folder=folder
         )
-        _start(mlperf_loadgen, folder, queued or system, samples, settings)
+        start_test(mlperf_loadgen, folder, queued or system, samples, settings)
         if queued is not None:
             queued.close()
     if top5 is not None:
@@ -195,7 +215,8 @@ def main(folder: Path) -> int:
     return 1 if system.failure else 0
 
 
-def _start(loadgen: Any, folder: Path, system: Any, samples: Samples, settings: Any) -> None:
+def start_test(loadgen: Any, folder: Path, system: Any, samples: Samples, settings: Any) -> None:
+    """One test of LoadGen from its start to its end; its logs are in `folder`, which must exist."""
     output = loadgen.LogOutputSettings()
     output.outdir = str(folder)
     output.copy_summary_to_stdout = False
