@@ -6,9 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +25,27 @@ from topfive.pipeline import resolve_card
 from topfive.suite.golden_check import GoldenCheck
 from topfive.suite.pictures import Pictures
 from topfive.targets import tools as tools_module
-from topfive.targets.aic100 import device, probe
+from topfive.targets.aic100 import device
 from topfive.targets.aic100.compiling import clip_weights, named_as_exported, seeded_input
 from topfive.targets.aic100.target import Aic100Target
-from topfive.targets.aic100.toolchain import SIMULATED, find_tools
+from topfive.targets.aic100.toolchain import SIMULATED
 from topfive.targets.base import Artifact, DeviceFigures
 
-from aic100_tools import EMULATORS, REAL, Emulated, emulated
+from aic100_tools import (
+    EMULATORS,
+    MODEL,
+    MOTIF,
+    QUICK,
+    REAL,
+    SMALL,
+    Emulated,
+    build,
+    emulated,
+    gone,
+    pictures,
+)
 
 pytestmark = pytest.mark.aic100
-MODEL = "pocket_resnet"
-SMALL = {"batch-size": "4", "cores": "2", "instances": "2", "set-size": "2"}
-MOTIF = "B4-C2-A2-OLS2-best-throughput"
-QUICK = {"time": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +65,9 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     return found
 
 
-def build(cache: Path, **options: str) -> Artifact:
-    chosen = {name.replace("_", "-"): value for name, value in options.items()}
-    return topfive.build(
-        MODEL, target="aic100", quant="force_float16", cache=cache, options={**SMALL, **QUICK, **chosen}
-    )
-
-
 @pytest.fixture
 def artifact(cache: Path) -> Artifact:
     return build(cache)
-
-
-def pictures(count: int, seed: int = 1) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal((count, 3, 64, 64), np.float32)
 
 
 def assert_same(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
@@ -353,18 +348,6 @@ def test_a_compiler_that_fails(cache: Path, tools: Emulated, failure: str, words
 def kept_folder(text: str) -> Path:
     (line,) = [line for line in text.splitlines() if line.startswith("working directory kept: ")]
     return Path(line.removeprefix("working directory kept: "))
-
-
-def gone(pid: int) -> bool:
-    for _ in range(200):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @emulated
@@ -696,106 +679,6 @@ def test_measuring_where_there_is_no_tool(cache: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert isinstance(result.exception, TopfiveError)
     assert "target cpu has no tool of its own" in str(result.exception)
-
-
-# ONNX Runtime's provider
-
-
-@pytest.fixture
-def provider_module() -> Iterator[object]:
-    sys.path.insert(0, str(EMULATORS))
-    try:
-        import provider
-
-        yield provider
-    finally:
-        sys.path.remove(str(EMULATORS))
-        sys.modules.pop("provider", None)
-
-
-def use_provider(monkeypatch: pytest.MonkeyPatch, found: object) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [probe.PROVIDER_NAME])
-    real = onnxruntime.InferenceSession
-
-    def session(*args: object, **named: object) -> object:
-        if probe.PROVIDER_NAME in named.get("providers", ()):
-            return found.session(*args, **named)
-        return real(*args, **named)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-
-
-def build_for_provider(cache: Path, **options: str) -> Artifact:
-    return build(cache, runtime="onnxruntime", **options)
-
-
-@pytest.mark.parametrize("name", ["device_id", "aic_device_id"])
-@emulated
-def test_the_provider_is_a_second_way(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, provider_module: object, name: str
-) -> None:
-    found = provider_module.Provider(name)
-    use_provider(monkeypatch, found)
-    artifact = build_for_provider(cache, device="3")
-    twin = topfive.build(MODEL, target="aic100_sim", quant="force_float16", cache=cache)
-    with topfive.open(artifact) as runner, topfive.open(twin) as other:
-        assert np.array_equal(runner.run(pictures(5)), other.run(pictures(5)))
-        assert runner.device_figures() is None
-    assert found.settings["aic-binary-dir"] == str(artifact.path / f"compiled-bin-fp16-{MOTIF}")
-    assert (found.settings["device-id"], found.settings["batchsize"]) == (3, 4)
-    assert found.asked[-1][name] == "3"
-
-
-@emulated
-def test_the_provider_compiles_where_there_is_no_compiler(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, provider_module: object
-) -> None:
-    found = provider_module.Provider("device_id")
-    use_provider(monkeypatch, found)
-    monkeypatch.setenv("PATH", "/usr/bin")
-    assert find_tools().compiler is None
-    artifact = build_for_provider(cache, ols="10", extra="-multicast-weights")
-    with topfive.open(artifact) as runner:
-        assert runner.run(pictures(1)).shape == (1, 100)
-    assert "aic-binary-dir" not in found.settings
-    assert found.settings["multicast-weights"] is True
-    assert found.settings["onnx-define-symbol"] == "batch_size,4"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (
-            {"device_option": "device_id", "falls_back": True},
-            "opened the model without QAicExecutionProvider",
-        ),
-        ({"device_option": "number"}, "cannot open the model"),
-        ({"device_option": "device_id", "failure": "device lost"}, "QAicExecutionProvider failed"),
-    ],
-    ids=["falls_back", "options", "failure"],
-)
-@emulated
-def test_a_provider_that_fails(
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    provider_module: object,
-    arguments: Mapping[str, object],
-    words: str,
-) -> None:
-    use_provider(monkeypatch, provider_module.Provider(**arguments))
-    artifact = build_for_provider(cache)
-    with pytest.raises(RunError, match=words), topfive.open(artifact) as runner:
-        runner.run(pictures(1))
-
-
-@pytest.mark.skipif(
-    probe.PROVIDER_NAME in onnxruntime.get_available_providers(), reason="the provider is there"
-)
-def test_a_provider_that_is_not_there(cache: Path) -> None:
-    with pytest.raises(RunError, match="has no QAicExecutionProvider: build it with"):
-        topfive.open(build_for_provider(cache))
-    configured = targets.get("aic100").configured({"runtime": "onnxruntime"})
-    assert "QAicExecutionProvider" in configured.probe()
 
 
 # The suite

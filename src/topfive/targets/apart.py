@@ -22,7 +22,7 @@ import numpy as np
 
 from topfive.errors import RunError
 from topfive.targets.base import Array
-from topfive.targets.device_session import DeviceSession
+from topfive.targets.device_session import LONGER, DeviceSession
 from topfive.targets.tools import end_group, ending
 
 __all__ = ["ApartSession", "SharedMemory"]
@@ -77,9 +77,18 @@ class SharedMemory:
 class ApartSession(DeviceSession):
     """A DeviceSession that another process holds; that process ends with this one, however this one ends."""
 
-    def __init__(self, opener: str, job: Mapping[str, Any], *, library: str, seconds: float) -> None:
+    def __init__(
+        self,
+        opener: str,
+        job: Mapping[str, Any],
+        *,
+        library: str,
+        seconds: float,
+        opening: float | None = None,
+        longer: str = LONGER,
+    ) -> None:
         """Start the process and open the session. Raises RunError; see `open_session`."""
-        self._library, self._seconds = library, seconds
+        self._library, self._seconds, self._longer = library, seconds, longer
         self._gone, self._last_words = "", ""
         self._memory = SharedMemory(os.memfd_create("topfive-batches"))
         self._said = os.memfd_create("topfive-said")
@@ -102,7 +111,8 @@ class ApartSession(DeviceSession):
         self._poll = select.poll()
         self._poll.register(self._line.fileno(), select.POLLIN)
         try:
-            self._ask({"opener": opener, "job": dict(job)}, "opening the model", seconds)
+            limit = seconds if opening is None else opening
+            self._ask({"opener": opener, "job": dict(job)}, "opening the model", limit)
         except BaseException:
             self._end("opening the model")
             raise
@@ -166,7 +176,7 @@ class ApartSession(DeviceSession):
                 left = self._end(doing)
                 raise RunError(
                     f"{doing} in {self._library} did not end within {seconds:g} s and was killed{left}: "
-                    "--option run_limit=SECONDS allows more",
+                    f"{self._longer} allows more",
                     details=self._last_words,
                 )
             answer: dict[str, Any] = json.loads(self._line.recv_bytes())

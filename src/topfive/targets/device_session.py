@@ -9,9 +9,10 @@ from typing import Any
 
 from topfive.targets.base import Array, TargetOption
 
-__all__ = ["APART", "OWN", "DeviceSession", "found_class", "open_session", "process_option"]
+__all__ = ["APART", "LONGER", "OWN", "DeviceSession", "found_class", "open_session", "process_option"]
 
 APART, OWN = "apart", "own"
+LONGER = "--option run_limit=SECONDS"
 
 
 class DeviceSession(ABC):
@@ -34,19 +35,27 @@ class DeviceSession(ABC):
         """Give back what the runtime holds."""
 
 
-def process_option() -> TargetOption:
-    """The option `process` of a target whose runs are calls of a library."""
-    text = "where the library runs: in a process apart, which run_limit bounds, or in topfive's own"
+def process_option(limit: str = "run_limit") -> TargetOption:
+    """The option `process` of a target whose runs are calls of a library. limit: its option for seconds."""
+    text = f"where the library runs: in a process apart, which {limit} bounds, or in topfive's own"
     return TargetOption((APART, OWN), APART, text, running=True)
 
 
 def open_session(
-    opener: str, job: Mapping[str, Any], *, library: str, process: str, seconds: float
+    opener: str,
+    job: Mapping[str, Any],
+    *,
+    library: str,
+    process: str,
+    seconds: float,
+    opening: float | None = None,
+    longer: str = LONGER,
 ) -> DeviceSession:
     """Open a session.
 
     opener: "module:class" of a DeviceSession that takes the job. library: how messages call what it runs.
-    process: APART or OWN. seconds: the time limit of opening it and of each batch, in a process apart. Raises
+    process: APART or OWN. seconds: the time limit of opening it and of each batch, in a process apart.
+    opening: that of opening it, where it is another. longer: what messages name that allows more. Raises
     RunError.
     """
     if process == OWN:
@@ -54,7 +63,7 @@ def open_session(
         return session
     from topfive.targets.apart import ApartSession
 
-    return ApartSession(opener, job, library=library, seconds=seconds)
+    return ApartSession(opener, job, library=library, seconds=seconds, opening=opening, longer=longer)
 
 
 def found_class(opener: str) -> type[Any]:

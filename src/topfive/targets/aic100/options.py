@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from topfive.targets.aic100.configuration import NONE, OBJECTIVES
 from topfive.targets.base import TargetOption
+from topfive.targets.device_session import process_option
 
 __all__ = ["OPTIONS", "PROVIDER", "TOOLS"]
 
@@ -60,6 +61,7 @@ OPTIONS: Mapping[str, TargetOption] = MappingProxyType(
         "run-limit": _running(
             "120", "seconds a run may take besides its time", (), r"[1-9]\d{0,6}", "SECONDS"
         ),
+        "process": process_option("run-limit"),
         "tolerance": _running(
             "0.02",
             "largest difference from float32, as a part of the largest output",

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from topfive.errors import RunError
 from topfive.targets.aic100.options import PROVIDER
 from topfive.targets.aic100.toolchain import find_tools, privileged, query_device
+from topfive.targets.tools import is_emulated
 
 if TYPE_CHECKING:
     from topfive.targets.aic100.target import Aic100Target
 
-__all__ = ["PROVIDER_NAME", "missing", "provider_missing"]
+__all__ = ["PROVIDER_NAME", "missing", "provider_emulated", "provider_missing"]
 
 PROVIDER_NAME = "QAicExecutionProvider"
 
@@ -45,6 +46,13 @@ def _device(utility: str, prefix: tuple[str, ...], device: int) -> str:
     except OSError as error:
         return f"no temporary folder: {error}"
     return ""
+
+
+def provider_emulated() -> bool:
+    """Whether ONNX Runtime says that its QAic provider is emulated."""
+    import onnxruntime
+
+    return is_emulated((onnxruntime.__doc__ or "").strip())
 
 
 def provider_missing() -> str:

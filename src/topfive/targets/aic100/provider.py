@@ -19,20 +19,19 @@ from numpy.typing import NDArray
 from topfive.errors import RunError
 from topfive.targets.aic100.configuration import Configuration
 from topfive.targets.aic100.probe import PROVIDER_NAME, provider_missing
-from topfive.targets.aic100.runner import BatchRunner
+from topfive.targets.aic100.runner import BatchRunner, check_tools
 from topfive.targets.aic100.toolchain import binary_folder
-from topfive.targets.aic100.work import INPUT, MODEL
+from topfive.targets.aic100.work import MODEL, PROGRAM
 from topfive.targets.base import Artifact
+from topfive.targets.device_session import DeviceSession, open_session
+from topfive.targets.tools import check_compiled
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
-
     from topfive.targets.aic100.target import Aic100Target
 
-__all__ = ["DEVICE_OPTIONS", "ProviderRunner", "settings", "write_settings"]
+__all__ = ["ProviderRunner", "settings", "write_settings"]
 
-DEVICE_OPTIONS = ("device_id", "aic_device_id")
-"""The documentation's samples use the first name, its table the second."""
+OPENER = "topfive.targets.aic100.provider_session:ProviderSession"
 SETTINGS_FILE = "settings.yaml"
 # Flags of the compiler that the settings have too.
 FLAGS = (
@@ -86,56 +85,56 @@ def write_settings(path: Path, found: Mapping[str, str | int | bool]) -> None:
 
 
 class ProviderRunner(BatchRunner):
-    """A session on the device; nothing falls back to the CPU."""
+    """A session on the device, in a process apart unless `process` says otherwise."""
 
     def __init__(self, artifact: Artifact, target: Aic100Target) -> None:
         super().__init__(artifact, target)
         if reason := provider_missing():
             raise RunError(reason)
-        program = artifact.path / binary_folder(self.configuration)
-        compiled = program if "program_sha256" in artifact.meta else None
+        check_tools(artifact, target.simulation(), PROVIDER_NAME)
+        compiled = self._program()
+        self._session: DeviceSession | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="topfive-aic100-provider-"))
         try:
-            device = int(target.setting("device"))
-            found = settings(self.configuration, artifact.meta["symbols"], device, compiled)
-            write_settings(self._folder / SETTINGS_FILE, found)
-            self._session = self._opened(artifact.path / MODEL, device)
+            self._session = self._opened(compiled)
         except BaseException:
             self.close()
             raise
 
-    def _opened(self, model: Path, device: int) -> ort.InferenceSession:
-        """A session with the device's number under the one of its names that this provider knows."""
-        import onnxruntime as ort
+    def _program(self) -> Path | None:
+        """The folder of the compiled program, if there is one: it must be the one that was compiled."""
+        stored = self.artifact.meta.get("program_sha256")
+        if stored is None:
+            return None
+        folder = self.artifact.path / binary_folder(self.configuration)
+        check_compiled(folder / PROGRAM, stored)
+        return folder
 
-        options = ort.SessionOptions()
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        failures = []
-        for name in DEVICE_OPTIONS:
-            chosen = {"config": str(self._folder / SETTINGS_FILE), name: str(device)}
-            try:
-                session = ort.InferenceSession(
-                    str(model), options, providers=[PROVIDER_NAME], provider_options=[chosen]
-                )
-            except Exception as error:
-                failures.append(f"with {name}: {error}")
-                if name not in str(error):
-                    break
-                continue
-            if PROVIDER_NAME not in session.get_providers():
-                raise RunError(
-                    f"ONNX Runtime opened the model without {PROVIDER_NAME}: {session.get_providers()}"
-                )
-            return session
-        raise RunError(f"{PROVIDER_NAME} cannot open the model", details="\n".join(failures))
+    def _opened(self, program: Path | None) -> DeviceSession:
+        device = int(self.target.setting("device"))
+        found = settings(self.configuration, self.artifact.meta["symbols"], device, program)
+        write_settings(self._folder / SETTINGS_FILE, found)
+        job = {
+            "model": str(self.artifact.path / MODEL),
+            "settings": str(self._folder / SETTINGS_FILE),
+            "device": device,
+        }
+        limit = float(self.target.setting("run-limit"))
+        compiling = float(self.target.setting("compile-limit")) if program is None else 0.0
+        return open_session(
+            OPENER,
+            job,
+            library=PROVIDER_NAME,
+            process=self.target.setting("process"),
+            seconds=limit,
+            opening=limit + compiling,
+            longer="--option run-limit=SECONDS" + (" or compile-limit=SECONDS" if compiling else ""),
+        )
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """One batch in the session."""
-        try:
-            (found,) = self._session.run(None, {INPUT: batch})
-        except Exception as error:
-            raise RunError(f"{PROVIDER_NAME} failed", details=str(error)) from error
-        output = np.asarray(found, np.float32)
+        assert self._session is not None
+        output = np.asarray(self._session.infer(batch), np.float32)
         if output.shape != self.output_shape:
             raise RunError(f"{PROVIDER_NAME} gave {list(output.shape)}, not {list(self.output_shape)}")
         return output
@@ -151,5 +150,7 @@ class ProviderRunner(BatchRunner):
         }
 
     def close(self) -> None:
-        """Remove the settings file."""
+        """Give the device back, and remove the settings file."""
+        if self._session is not None:
+            self._session.close()
         shutil.rmtree(self._folder, ignore_errors=True)

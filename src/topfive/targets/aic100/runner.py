@@ -53,9 +53,19 @@ from topfive.targets.tools import ToolRun, check_compiled, run_tool
 if TYPE_CHECKING:
     from topfive.targets.aic100.target import Aic100Target
 
-__all__ = ["Aic100Runner", "BatchRunner"]
+__all__ = ["Aic100Runner", "BatchRunner", "check_tools"]
 
 LATENCY_FILES = "aic-profiling-program-*-latency.txt"
+
+
+def check_tools(artifact: Artifact, simulation: str, runs: str) -> None:
+    """What tables say of an artifact must be true of what runs it: RunError when only one is emulated."""
+    stored = str(artifact.meta.get("simulated", ""))
+    if stored != simulation:
+        raise RunError(
+            f"it was compiled with {stored or 'the real tools'}, but {runs} is now that of "
+            f"{simulation or 'the real tools'}: build the model again"
+        )
 
 
 class BatchRunner(Runner):
@@ -107,7 +117,7 @@ class Aic100Runner(BatchRunner):
             raise RunError(reason)
         self.runner, self.utility = str(tools.runner), str(tools.utility)
         self._check_program()
-        self._check_tools(tools.simulation())
+        check_tools(artifact, tools.simulation(), RUNNER)
         self.identities = tools.identities()
         self.prefix = privileged(target.setting("sudo"))
         self.device = int(target.setting("device"))
@@ -122,15 +132,6 @@ class Aic100Runner(BatchRunner):
                 "it was built for ONNX Runtime's provider alone: build it with the compiler installed"
             )
         check_compiled(program, stored)
-
-    def _check_tools(self, simulation: str) -> None:
-        """What tables say of an artifact must be true of the tools that run it."""
-        stored = str(self.artifact.meta.get("simulated", ""))
-        if stored != simulation:
-            raise RunError(
-                f"it was compiled with {stored or 'the real tools'}, but qaic-runner is now that of "
-                f"{simulation or 'the real tools'}: build the model again"
-            )
 
     def _wait(self, nsps: int, *, measuring: bool) -> DeviceState:
         """Wait for the device; what it said last is kept when it is never ready."""

@@ -65,9 +65,12 @@ class Aic100Target(Target):
             return error.message
 
     def simulation(self) -> str:
-        """Whether the tools that are installed say that they are emulated."""
-        from topfive.targets.aic100.toolchain import find_tools
+        """Whether the tools that are installed, or the provider that runs, say that they are emulated."""
+        from topfive.targets.aic100.probe import provider_emulated
+        from topfive.targets.aic100.toolchain import SIMULATED, find_tools
 
+        if self.setting("runtime") == PROVIDER and provider_emulated():
+            return SIMULATED
         return find_tools().simulation()
 
     def versions(self) -> dict[str, str]:
