@@ -76,15 +76,15 @@ def build(
 ) -> Artifact:
     """Compile a model for a target, reusing whatever stages the cache holds.
 
-    model: a card's name, a Card, or the path of an ONNX file. target: a name of `topfive.targets.names()`.
-    quant: a quant mode. cards: directories of more cards. cache: its root (default: `cache_root`). progress:
-    called with a line of text before each stage that has to run. options: the target's options by name
-    (`Target.options`). remove_softmax: build without the softmax that the graph ends with. select: "argmax"
-    or "topK": the artifact gives the best classes' indices, int64 [N] or [N, K], in place of scores.
-    calibration: the method that chooses activation ranges, in place of the card's (and of its table). recipe:
-    of the passes that find int8 parameters ("plain": none; by default those that are committed beside the
-    table). Raises UnknownNameError, CardError, CacheError, OptionError, or the StageError of the stage that
-    fails, naming the command that repeats it.
+    model: a card's name, a Card, or the path of an ONNX file. target: a name of `topfive.targets.names()`,
+    or of a variant (see `topfive.targets`). quant: a quant mode. cards: directories of more cards. cache: its
+    root (default: `cache_root`). progress: called with a line of text before each stage that has to run.
+    options: the target's options by name (`Target.options`). remove_softmax: build without the softmax that
+    the graph ends with. select: "argmax" or "topK": the artifact gives the best classes' indices, int64 [N]
+    or [N, K], in place of scores. calibration: the method that chooses activation ranges, in place of the
+    card's (and of its table). recipe: of the passes that find int8 parameters ("plain": none; by default
+    those that are committed beside the table). Raises UnknownNameError, CardError, CacheError, OptionError,
+    or the StageError of the stage that fails, naming the command that repeats it.
     """
     card = resolve_card(model, cards)
     if calibration and calibration != card.calibration.method:
@@ -125,6 +125,8 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.quant not in QUANT_MODES:
             raise UnknownNameError("quant mode", self.quant, QUANT_MODES)
+        self.target_name, chosen = targets.split_name(self.target_name)
+        self.options = {**chosen, **self.options}
         self.target = targets.get(self.target_name).configured(self.options).for_model(self.card.name)
         reason = self.target.refuses(self.quant) or self._card_refuses()
         if reason:

@@ -180,7 +180,7 @@ def _shards(suite: Suite) -> list[Any]:
 
 def _marks(suite: Suite, case: Case, kind: str) -> list[Any]:
     """The marks of a case: target, quant mode, tags, and that it is known to fail."""
-    marks = [getattr(pytest.mark, case.target), getattr(pytest.mark, case.quant)]
+    marks = [getattr(pytest.mark, targets.plain_name(case.target)), getattr(pytest.mark, case.quant)]
     tags = suite.selection.cards[case.model].tags
     marks += [getattr(pytest.mark, tag) for tag in ("realdata", "slow") if tag in tags]
     if expected := suite.selection.expected_failure(case, kind):
@@ -321,7 +321,8 @@ def golden(
     suite = request.config.stash[SUITE]
     repeat = suite.repeat_command(request.node.nodeid, Case(model, target, quant))
     updating = bool(request.config.getoption("update_golden"))
-    return GoldenCheck(suite.selection.cards[model], suite.goldens, updating, repeat, record, suite.cache)
+    card = suite.selection.cards[model]
+    return GoldenCheck(card, suite.goldens, updating, repeat, record, suite.cache, target)
 
 
 @pytest.fixture

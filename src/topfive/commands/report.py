@@ -67,15 +67,19 @@ def build_report(
         studies |= _studied(content, known, cache, studies, layers)
     thumbnails = Thumbnails(known)
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    material = Material(title, made, _simulations(), published_rows(), studies, thumbnails, pictures)
+    material = Material(title, made, _simulations(content), published_rows(), studies, thumbnails, pictures)
     files = site_files(content, material)
     size = write_site(files, output)
     _say(output, content, len(files), size, as_json=as_json)
 
 
-def _simulations() -> dict[str, str]:
-    """What is simulated or emulated about each target that is."""
-    found = {name: targets.get(name).simulation() for name in targets.names()}
+def _simulations(content: Content) -> dict[str, str]:
+    """What is simulated or emulated about each target that is, and each of its variants."""
+    known = {*targets.names(), *(target for _, target, _ in content.cases())}
+    plain = {name: targets.plain_name(name) for name in sorted(known)}
+    found = {
+        name: targets.get(target).simulation() for name, target in plain.items() if target in targets.names()
+    }
     return {name: what for name, what in found.items() if what}
 
 
@@ -105,6 +109,12 @@ def _traced(folder: Path) -> dict[str, LayerStudy]:
     return {model: LayerStudy(traces=tuple(some)) for model, some in found.items()}
 
 
+def _runs(name: str) -> bool:
+    """Whether a target is installed, and fast enough to be studied."""
+    target = targets.plain_name(name)
+    return target in targets.names() and not targets.get(target).emulated
+
+
 def _studied(
     content: Content,
     cards: dict[str, Card],
@@ -116,7 +126,7 @@ def _studied(
     quants: dict[str, list[tuple[str, str]]] = {}
     for model, target, quant in content.cases():
         chosen = any(fnmatchcase(model, pattern) for pattern in wanted)
-        if chosen and model in cards and target in targets.names() and not targets.get(target).emulated:
+        if chosen and model in cards and _runs(target):
             quants.setdefault(model, []).append((target, quant))
     found = {}
     for model, cases in quants.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ class Accuracy:
             card = self.selection.cards[case.model]
             artifact = self.workshop.artifact(case.model, case.target, case.quant)
             listing = self.listing(card)
-            plan = make_plan(
+            made = make_plan(
                 card,
                 artifact,
                 listing,
@@ -182,6 +182,7 @@ class Accuracy:
                 batch=self.batch,
                 versions=tuple(sorted(library_versions().items())),
             )
+            plan = replace(made, target=case.target)
             self._states[case.id] = SweepState.open(self.cache, plan, listing)
         return self._states[case.id]
 

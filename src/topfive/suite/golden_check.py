@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class GoldenCheck:
     """Asserts a golden, or updates it.
 
     root: the folder of goldens. repeat: the command that runs this one test. record: takes values of the
-    session's table. cache: where a diagnosis builds what it compares with (default: `cache_root`).
+    session's table. cache: where a diagnosis builds what it compares with (default: `cache_root`). target: as
+    the case names it, if it is a variant.
     """
 
     card: Card
@@ -35,11 +36,13 @@ class GoldenCheck:
     repeat: str
     record: Callable[..., None]
     cache: Path | None = None
+    target: str = ""
 
     def check(self, runner: Runner, pictures: Pictures) -> None:
         """Run the pictures and judge them. Raises GoldenMismatchError, GoldenError, RunError, ImageError."""
         artifact = runner.artifact
-        path = goldens.golden_path(self.root, artifact.model, artifact.target, artifact.quant)
+        target = self.target or artifact.target
+        path = goldens.golden_path(self.root, artifact.model, target, artifact.quant)
         golden = None if self.updating else goldens.read_golden(path)
         observed = goldens.observe(self.card, runner, pictures)
         # The few pictures of a slow target are no accuracy.
@@ -83,6 +86,7 @@ class GoldenCheck:
             raise artifact.located(RunError(f"no golden is made with {target.simulation()}"))
         try:
             fresh = goldens.make_golden(self.card, artifact, observed, decoder_version(), library_versions())
+            fresh = replace(fresh, target=self.target or artifact.target)
         except ValueError as error:
             raise RunError(f"no golden can be made: {error}").located(
                 artifact.model, artifact.target, artifact.quant

@@ -13,7 +13,7 @@ from topfive import targets
 from topfive.cards import Card
 from topfive.errors import CardError, TopfiveError, UnknownNameError
 from topfive.suite.expectations import Expectation, read_expectations
-from topfive.suite.settings import KINDS, Kind, Settings, read_settings
+from topfive.suite.settings import KINDS, Kind, Settings, Variant, read_settings
 from topfive.targets.base import QUANT_MODES
 
 __all__ = ["Case", "Choice", "Selection", "SelectionError"]
@@ -76,8 +76,13 @@ class Selection:
     @cached_property
     def expectations(self) -> tuple[Expectation, ...]:
         """The rows of expectations.toml."""
-        everything = self._combinations(self.cards, targets.names(), QUANT_MODES)
+        names = (*targets.names(), *self._variants)
+        everything = self._combinations(self.cards, names, QUANT_MODES)
         return read_expectations(self.folder / "expectations.toml", everything)
+
+    @cached_property
+    def _variants(self) -> dict[str, Variant]:
+        return {variant.target: variant for variant in self.settings.variants}
 
     def validate(self) -> None:
         """Raise for every name that the options get wrong and every file of settings that is malformed.
@@ -86,7 +91,7 @@ class Selection:
         by its name but has no case: not a glob, which may match models that do not apply.
         """
         models = self._models(self.choice.models) if self.choice.models else tuple(self.cards)
-        chosen_targets = _known("target", self.choice.targets, targets.names())
+        chosen_targets = _known_targets(self.choice.targets)
         quants = _known("quant mode", self.choice.quants, QUANT_MODES)
         cases = list(self._combinations(models, chosen_targets, quants))
         named = [
@@ -108,9 +113,9 @@ class Selection:
         settings = self.settings.of(kind)
         models = self._models(self.choice.models or settings.models)
         few = self._models(self.choice.models or self.settings.emulated.models)
-        combinations = self._combinations(
-            models, self.choice.targets or targets.names(), self.choice.quants or QUANT_MODES
-        )
+        usual = [name for name, variant in self._variants.items() if kind in variant.kinds]
+        names = self.choice.targets or (*targets.names(), *usual)
+        combinations = self._combinations(models, names, self.choice.quants or QUANT_MODES)
         return [
             Case(model, target, quant, batch)
             for model, target, quant in combinations
@@ -122,7 +127,7 @@ class Selection:
         found = targets.get(target)
         if self.choice.batches:
             return self.choice.batches
-        if own := found.configured(found.tuned(kind)).for_model(model).batches():
+        if own := found.configured({**found.settings, **found.tuned(kind)}).for_model(model).batches():
             return own
         return settings.batches[:1] if found.emulated or found.functional else settings.batches
 
@@ -156,15 +161,18 @@ class Selection:
         for model in models:
             for target in names:
                 for quant in quants:
-                    if not refusal(self.cards[model], target, quant):
+                    if not self._refusal(model, target, quant):
                         yield model, target, quant
+
+    def _refusal(self, model: str, target: str, quant: str) -> str:
+        variant = self._variants.get(target)
+        if variant is not None and quant not in variant.quants:
+            return f"{target} is another {', '.join(variant.quants)}, its {quant} is its target's own"
+        return refusal(self.cards[model], target, quant)
 
     def _why_none(self, models: Sequence[str], names: Sequence[str], quants: Sequence[str]) -> str:
         reasons = Counter(
-            refusal(self.cards[model], target, quant)
-            for model in models
-            for target in names
-            for quant in quants
+            self._refusal(model, target, quant) for model in models for target in names for quant in quants
         )
         shown = [reason for reason, _ in reasons.most_common(REASONS)]
         return "nothing to run: " + "; ".join(shown + ["..."] * (len(reasons) > REASONS))
@@ -181,6 +189,13 @@ def refusal(card: Card, target: str, quant: str) -> str:
             f"{card.name} has no depthwise convolutions (no tag 'depthwise'), quant mode int8_dw is its int8"
         )
     return targets.get(target).refuses(quant)
+
+
+def _known_targets(given: Sequence[str] | None) -> Sequence[str]:
+    """Those given, variants among them, else all. Raises UnknownNameError, OptionError."""
+    for name in given or ():
+        targets.get(name)
+    return given or targets.names()
 
 
 def _known(kind: str, given: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:

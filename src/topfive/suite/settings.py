@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from topfive import targets
 from topfive.cards.schema import fill, read_toml
-from topfive.errors import CardError
+from topfive.errors import CardError, TopfiveError
+from topfive.targets.base import QUANT_MODES
 
-__all__ = ["KINDS", "Kind", "Settings", "read_settings"]
+__all__ = ["KINDS", "Kind", "Settings", "Variant", "read_settings"]
 
 KINDS = ("golden", "latency", "throughput", "accuracy", "scenario")
 """Kinds of test; each is a marker, and a test of a kind is parametrised with cases."""
@@ -50,8 +53,20 @@ class Functional:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A target with options chosen, that tests of some kinds run beside the target as it comes.
+
+    target: its name, as `topfive.targets` reads it. quants: the quant modes that its options change.
+    """
+
+    target: str
+    quants: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Settings:
-    """Settings of every kind."""
+    """Settings of every kind, and variants of targets (tables [[variant]])."""
 
     golden: Kind = field(default_factory=Kind)
     latency: Kind = field(default_factory=Kind)
@@ -60,6 +75,7 @@ class Settings:
     scenario: Kind = field(default_factory=Kind)
     emulated: Emulated = field(default_factory=Emulated)
     functional: Functional = field(default_factory=Functional)
+    variants: tuple[Variant, ...] = ()
 
     def of(self, kind: str) -> Kind:
         """The settings of a kind."""
@@ -71,7 +87,9 @@ def read_settings(path: Path) -> Settings:
     """The settings in a file, or the defaults (all bundled models) if there is no such file; CardError."""
     if not path.is_file():
         return Settings()
-    settings = fill(Settings, read_toml(path), path)
+    table = read_toml(path)
+    variants = _variants(table.pop("variant", []), path)
+    settings = replace(fill(Settings, table, path), variants=variants)
     for name in KINDS:
         kind = settings.of(name)
         if any(batch < 1 for batch in kind.batches) or not kind.batches:
@@ -83,3 +101,27 @@ def read_settings(path: Path) -> Settings:
     if settings.functional.max_seconds <= 0 or settings.functional.least_rounds < 1:
         raise CardError(f"{path}: keys of 'functional' must be positive")
     return settings
+
+
+def _variants(rows: Any, path: Path) -> tuple[Variant, ...]:
+    """Tables [[variant]]; CardError for what is no target's option, no quant mode of it, or there twice."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise CardError(f"{path}: key 'variant' must be [[variant]] tables")
+    found = [fill(Variant, row, path, f"variant[{number}]") for number, row in enumerate(rows)]
+    for number, variant in enumerate(found):
+        place = f"{path}: key 'variant[{number}]"
+        try:
+            target = targets.get(variant.target)
+        except TopfiveError as error:
+            raise CardError(f"{place}.target': {error.message}") from None
+        if not target.settings:
+            raise CardError(f"{place}.target' must choose options: {targets.FORM}")
+        if variant.target in [other.target for other in found[:number]]:
+            raise CardError(f"{place}.target': {variant.target} is there twice")
+        for name, values, known in (("quants", variant.quants, QUANT_MODES), ("kinds", variant.kinds, KINDS)):
+            if not values or not set(values) <= set(known):
+                raise CardError(f"{place}.{name}' must be some of {', '.join(known)}")
+        for quant in variant.quants:
+            if reason := target.refuses(quant):
+                raise CardError(f"{place}.quants': {reason}")
+    return tuple(found)
