@@ -1,29 +1,25 @@
-"""LoadGen: plans, confs and logs; real runs on a tiny network, and what becomes of runs that break."""
+"""LoadGen: plans, settings, confs, logs and pictures."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 
-import topfive
 from topfive.cards import load_cards
 from topfive.datasets import DatasetCard, register_dataset
-from topfive.errors import TopfiveError, UnknownNameError
+from topfive.errors import ImageError, TopfiveError, UnknownNameError
 from topfive.images import procedural
 from topfive.loadgen import (
     SCENARIOS,
-    Accuracy,
     Plan,
     Run,
     ScenarioError,
@@ -33,18 +29,16 @@ from topfive.loadgen import (
     read_accuracy,
     read_result,
     read_user_conf,
-    run_scenario,
     unavailable_reason,
 )
 from topfive.loadgen.plan import LEAST_QUERIES, SHORT_QUERIES
-from topfive.loadgen.runs import read_top5
 from topfive.loadgen.samples import sample_set
 from topfive.loadgen.search import TRIES, until_valid
-from topfive.loadgen.tree import add_to_tree
-from topfive.targets.base import Artifact
+from topfive.loadgen.settings import expected_seconds
+from topfive.loadgen.settings import test_settings as settings_of
+from topfive.loadgen.user_conf import KEYS
 
 needs_loadgen = pytest.mark.skipif(find_spec("mlperf_loadgen") is None, reason=unavailable_reason())
-SIDE = 8
 
 
 # Plans
@@ -119,6 +113,28 @@ def _result(plan: Plan, *, valid: bool, rate: float) -> Run:
     return Run(plan, Path(), found, None, 0.001)
 
 
+@needs_loadgen
+@pytest.mark.parametrize(
+    ("plan", "seconds"),
+    [
+        (Plan("Server", qps=2.0, count=330), 165.0),
+        (Plan("Server", "accuracy", qps=1.0), 500.0),
+        (Plan("Server", qps=1000.0, seconds=10.0), 500.0),
+        (Plan("Offline", qps=1000.0, seconds=10.0), 550.0),
+        (Plan("Offline", overrides={"min_query_count": 24576}), 1228.8),
+        (Plan("SingleStream", overrides={"min_duration_ms": 600_000}), 600.0),
+        (Plan("MultiStream"), 264.8),
+        (Plan("Offline", "accuracy"), 25.0),
+    ],
+    ids=["rate", "accuracy at a rate", "overload", "expectation", "count", "duration", "streams", "accuracy"],
+)
+def test_the_watchdog_knows_how_long_a_run_may_take(plan: Plan, seconds: float, tmp_path: Path) -> None:
+    import mlperf_loadgen
+
+    values = settings_of(mlperf_loadgen, plan, latency=0.05, slowest=0.06, batch_rate=25.0, folder=tmp_path)
+    assert expected_seconds(plan, values, latency=0.05, samples=500) == pytest.approx(seconds)
+
+
 # user.conf
 
 CONF = """# official form
@@ -160,14 +176,57 @@ def test_the_most_specific_line_of_a_conf_wins(
         ("Server.target_qps = 3", "is not of the form"),
         ("*.Server.target_qps = many", "'many' is not a number"),
         ("*.SingleStream.target_qps = 3", "target_qps does not apply to SingleStream"),
+        ("*.Server.target_qps = -3", "target_qps must be a number that is not negative, not -3"),
+        ("*.Server.target_qps = inf", "target_qps must be a number that is not negative, not inf"),
+        ("*.*.min_duration = nan", "min_duration must be a whole number that is not negative, not nan"),
+        ("*.*.min_query_count = 1.5", "min_query_count must be a whole number that is not negative, not 1.5"),
+        ("*.*.min_duration = 5\n\n*.*.min_duration = 5", r"3: \*\.\*\.min_duration is in line 1, too"),
+        ("resnet.*.min_duration = 5", r"has lines for resnet only, none for resnet50 or \*"),
     ],
-    ids=["key", "scenario", "colon", "two parts", "number", "not here"],
+    ids=[
+        "key",
+        "scenario",
+        "colon",
+        "two parts",
+        "number",
+        "not here",
+        "negative",
+        "infinite",
+        "not a number",
+        "fraction",
+        "twice",
+        "other model",
+    ],
 )
 def test_a_conf_with_a_mistake_is_refused(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "user.conf"
     path.write_text(line + "\n")
     with pytest.raises(ScenarioError, match=message):
         read_user_conf(path, "resnet50", "Server")
+
+
+def test_a_conf_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=r"absent\.conf cannot be read"):
+        read_user_conf(tmp_path / "absent.conf", "resnet50", "Server")
+
+
+def test_seeds_of_a_conf_keep_all_their_digits(tmp_path: Path) -> None:
+    path = tmp_path / "user.conf"
+    path.write_text("*.*.qsl_rng_seed = 1780908523862526355\n*.Server.target_qps = 1e2\n")
+    assert read_user_conf(path, "any", "Server") == {
+        "qsl_rng_seed": 1780908523862526355,
+        "server_target_qps": 100.0,
+    }
+
+
+@needs_loadgen
+def test_every_key_of_a_conf_is_a_setting_of_loadgen() -> None:
+    import mlperf_loadgen
+
+    settings = mlperf_loadgen.TestSettings()
+    for places in KEYS.values():
+        for field, _ in places.values():
+            assert hasattr(settings, field), field
 
 
 # Logs
@@ -199,16 +258,29 @@ def test_accuracy_counts_each_sample_once(pairs: list[tuple[int, int]]) -> None:
     ("entries", "message"),
     [
         ([(0, _hex(1)), (1, "")], "the answer to sample 1 is '', not one float32"),
+        ([(0, "0000C07F")], "the answer to sample 0 is '0000C07F', not one float32"),
+        ([(0, "not hex!")], "the answer to sample 0 is 'not hex!', not one float32"),
         ([(0, _hex(1))], "1 of 2 samples were never answered, the first is 1"),
         ([(0, _hex(1)), (2, _hex(1))], "sample 2 is not one of the 2"),
     ],
-    ids=["empty", "missing", "beyond"],
+    ids=["empty", "not a number", "not hexadecimal", "missing", "beyond"],
 )
 def test_an_accuracy_log_that_lacks_answers(
     entries: list[tuple[int, str]], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ScenarioError, match=message):
         read_accuracy(_accuracy(tmp_path, entries), [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{}", "is not a list"), ('[{"qsl_idx": 0}]', "is not an answer"), ("[", "cannot be read")],
+    ids=["no list", "no data", "cut off"],
+)
+def test_a_broken_accuracy_log_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mlperf_log_accuracy.json").write_text(text)
+    with pytest.raises(ScenarioError, match=message):
+        read_accuracy(tmp_path, [1])
 
 
 @pytest.mark.parametrize(
@@ -256,221 +328,32 @@ def test_samples_of_a_folder_and_of_a_registered_name(
         sample_set(card, dataset="nine")
 
 
-# Real runs
+def test_a_missing_picture_is_an_error_and_shifts_no_label(tmp_path: Path) -> None:
+    folder = tmp_path / "drawn"
+    procedural.write_flat(folder, 4, split="scenario")
+    first = (folder / "val_map.txt").read_text().split()[0]
+    (folder / first).unlink()
+    with pytest.raises(ImageError, match=re.escape(first)):
+        sample_set(load_cards()["pocket_fire"], dataset=str(folder))
 
 
-def _network(folder: Path, *, white: str = "") -> Artifact:
-    """The class is 0 for dark pictures, 1 for bright ones; a white one fails or never ends, if asked."""
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-    ]
-    constants = {"w": np.array([[-1.0, 1.0]] * 3, np.float32), "b": np.zeros(2, np.float32)}
-    if white:
-        constants |= {"limit": np.float32(2.2), "zero": np.int64(0), "yes": np.bool_(True)}
-        constants |= {"huge": np.int64(2**61 if white == "hang" else 7)}
-        nodes += [
-            helper.make_node("ReduceMax", ["f"], ["m"], keepdims=0),
-            helper.make_node("Greater", ["m", "limit"], ["g"]),
-            helper.make_node("Where", ["g", "huge", "zero"], ["i"]),
-        ]
-        if white == "fail":
-            nodes += [helper.make_node("Gather", ["f", "i"], ["h"], axis=1)]
-        else:
-            body = helper.make_graph(
-                [
-                    helper.make_node("Identity", ["c"], ["c2"]),
-                    helper.make_node("Identity", ["v"], ["v2"]),
-                ],
-                "body",
-                [
-                    helper.make_tensor_value_info("n", TensorProto.INT64, []),
-                    helper.make_tensor_value_info("c", TensorProto.BOOL, []),
-                    helper.make_tensor_value_info("v", TensorProto.FLOAT, None),
-                ],
-                [
-                    helper.make_tensor_value_info("c2", TensorProto.BOOL, []),
-                    helper.make_tensor_value_info("v2", TensorProto.FLOAT, None),
-                ],
-            )
-            nodes += [helper.make_node("Loop", ["i", "yes", "f"], ["h"], body=body)]
-        constants["none"] = np.float32(0)
-        nodes += [
-            helper.make_node("ReduceMax", ["h"], ["hm"], keepdims=0),
-            helper.make_node("Mul", ["hm", "none"], ["hz"]),
-            helper.make_node("Add", ["f", "hz"], ["f2"]),
-        ]
-    nodes.append(helper.make_node("Gemm", ["f2" if white else "f", "w", "b"], ["y"]))
-    graph = helper.make_graph(
-        nodes,
-        "brightness",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    folder.mkdir(exist_ok=True)
-    path = folder / f"brightness_{white or 'plain'}.onnx"
-    onnx.save(model, path)
-    return topfive.build(path, target="cpu", quant="force_float32", cache=folder / "cache")
+def test_a_class_that_the_model_lacks_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "drawn"
+    procedural.write_flat(folder, 2, split="scenario")
+    names = [line.split()[0] for line in (folder / "val_map.txt").read_text().splitlines()]
+    (folder / "val_map.txt").write_text(f"{names[0]} 3\n{names[1]} 100\n")
+    with pytest.raises(ScenarioError, match="class 100 is not one of the 100 of pocket_fire"):
+        sample_set(load_cards()["pocket_fire"], dataset=str(folder))
 
 
-def _crops(bright: list[int]) -> np.ndarray:
-    levels = np.array(bright, np.uint8)
-    return np.broadcast_to(levels[:, None, None, None], (len(bright), SIDE, SIDE, 3)).copy()
-
-
-CROPS = _crops([0, 200, 10, 220, 30, 210, 20, 190] * 3)
-LABELS = [0, 1] * 12
-
-
-def _run(plan: Plan, artifact: Artifact, folder: Path, **changed: object) -> Run:
-    arguments = {"crops": CROPS, "labels": LABELS, "time_limit": None, **changed}
-    return run_scenario(
-        plan,
-        artifact,
-        arguments["crops"],  # type: ignore[arg-type]
-        arguments["labels"],  # type: ignore[arg-type]
-        profile="torchvision",
-        background=False,
-        folder=folder,
-        threads=1,
-        time_limit=arguments["time_limit"],  # type: ignore[arg-type]
-    )
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return _network(tmp_path_factory.mktemp("network"))
-
-
-@needs_loadgen
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_accuracy_is_exact_in_every_scenario(scenario: str, artifact: Artifact, tmp_path: Path) -> None:
-    labels = [*LABELS[:-1], 0]  # one answer is wrong
-    found = _run(Plan(scenario, "accuracy"), artifact, tmp_path / "run", labels=labels)
-    assert found.accuracy is not None
-    assert found.accuracy.line == "accuracy=95.833%, good=23, total=24"
-    assert found.top5 is not None
-    assert found.top5.tolist() == [[bright, 1 - bright, -1, -1, -1] for bright in LABELS]
-    tree = add_to_tree(tmp_path / "tree", "system", "brightness", found)
-    lines = (tree / "accuracy.txt").read_text().splitlines()
-    assert lines[0] == found.accuracy.line
-    assert len(lines[1].removeprefix("hash=")) == 64
-    with pytest.raises(ScenarioError, match="exists"):
-        add_to_tree(tmp_path / "tree", "system", "brightness", found)
-
-
-@needs_loadgen
-@pytest.mark.parametrize("scenario", ["SingleStream", "Offline"])
-def test_a_short_performance_run_has_a_verdict(scenario: str, artifact: Artifact, tmp_path: Path) -> None:
-    found = _run(Plan(scenario, seconds=0.2), artifact, tmp_path / "run")
-    result = found.performance
-    assert result is not None
-    assert result.detail["effective_scenario"] == scenario
-    assert result.detail["effective_min_duration_ms"] == 200
-    assert (result.metric > 0, result.samples_per_second > 0) == (True, True)
-    assert result.percentiles["50.00"] <= result.percentiles["99.90"]
-    assert (
-        not (found.folder / "mlperf_log_trace.json").exists()
-        or not (found.folder / "mlperf_log_trace.json").read_bytes()
-    )
-
-
-@needs_loadgen
-def test_an_impossible_rate_is_invalid_with_loadgens_advice(artifact: Artifact, tmp_path: Path) -> None:
-    plan = Plan("Server", qps=2000.0, max_latency=1e-6, count=100, seconds=0.05)
-    found = _run(plan, artifact, tmp_path / "run")
-    assert not found.valid
-    assert found.performance is not None
-    assert any("Reduce target QPS" in line for line in found.performance.advice)
-
-
-@needs_loadgen
-def test_an_audit_config_in_the_current_folder_has_no_effect(
-    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "audit.config").write_text("*.*.performance_issue_same = 1\n")
-    monkeypatch.chdir(tmp_path)
-    found = _run(Plan("Offline", seconds=0.1), artifact, tmp_path / "run")
-    assert found.performance is not None
-    assert found.performance.detail["effective_performance_issue_same"] is False
-
-
-@needs_loadgen
-def test_overrides_reach_loadgen(artifact: Artifact, tmp_path: Path) -> None:
-    plan = Plan("SingleStream", seconds=0.1, overrides={"qsl_rng_seed": 77.0, "min_query_count": 70.0})
-    found = _run(plan, artifact, tmp_path / "run")
-    assert found.performance is not None
-    assert found.performance.detail["effective_qsl_rng_seed"] == 77
-    assert found.performance.queries >= 70
-
-
-@needs_loadgen
-def test_submission_has_the_official_durations_and_seeds(artifact: Artifact, tmp_path: Path) -> None:
-    plan = Plan("SingleStream", submission=True, seconds=0.2, count=64)
-    found = _run(plan, artifact, tmp_path / "run")
-    assert found.performance is not None
-    assert found.performance.detail["effective_qsl_rng_seed"] > 1_000_000
-    assert Plan("SingleStream", submission=True).least_seconds == 600
-
-
-@needs_loadgen
-def test_a_model_that_fails_in_the_middle_is_an_error_with_its_words(tmp_path: Path) -> None:
-    crops = np.concatenate([CROPS, _crops([255])])
-    with pytest.raises(ScenarioError, match="the model failed while LoadGen ran") as caught:
-        _run(
-            Plan("Offline", "accuracy", batch=1),
-            _network(tmp_path, white="fail"),
-            tmp_path / "run",
-            crops=crops,
-            labels=[*LABELS, 1],
-        )
-    assert "Gather" in caught.value.details
-
-
-@needs_loadgen
-def test_a_query_that_is_never_answered_is_killed(tmp_path: Path) -> None:
-    crops = np.concatenate([CROPS, _crops([255])])
-    with pytest.raises(ScenarioError, match="took longer than its time limit and was killed"):
-        _run(
-            Plan("SingleStream", "accuracy"),
-            _network(tmp_path, white="hang"),
-            tmp_path / "run",
-            crops=crops,
-            labels=[*LABELS, 1],
-            time_limit=8.0,
-        )
-
-
-@pytest.mark.parametrize("kept", ["other", "absent", "broken"])
-def test_answers_that_are_not_those_of_the_log_are_refused(kept: str, tmp_path: Path) -> None:
-    if kept == "broken":
-        (tmp_path / "top5.npy").write_bytes(b"not an array")
-    elif kept == "other":
-        np.save(tmp_path / "top5.npy", np.array([[1, 0, 2, 3, 4]] * 2, np.int32))
-    message = "right for 2 pictures, the model's answers for 1" if kept == "other" else "cannot be read"
-    with pytest.raises(ScenarioError, match=message):
-        read_top5(tmp_path, [1, 0], Accuracy(2, 2))
-
-
-def test_logs_of_another_run_are_not_overwritten(tmp_path: Path, artifact: Artifact) -> None:
-    if find_spec("mlperf_loadgen") is None:
-        pytest.skip(unavailable_reason())
-    with pytest.raises(ScenarioError, match="exists: LoadGen would overwrite"):
-        _run(Plan("Offline"), artifact, tmp_path)
-
-
-def test_without_loadgen_the_extra_is_named(
-    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("topfive.loadgen.runs.find_spec", lambda _: None)
-    with pytest.raises(ScenarioError, match=r"pip install 'topfive\[loadgen\]'"):
-        _run(Plan("Offline"), artifact, tmp_path / "run")
-
-
-@needs_loadgen
-def test_an_artifact_that_cannot_be_opened_shows_why(artifact: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(ScenarioError, match="exit status 1") as caught:
-        _run(Plan("Offline"), replace(artifact, path=tmp_path / "absent"), tmp_path / "run")
-    assert "absent" in caught.value.details
+def test_a_changed_picture_is_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "drawn"
+    procedural.write_flat(folder, 2, split="scenario")
+    card = load_cards()["pocket_fire"]
+    before = sample_set(card, dataset=str(folder))
+    names = sorted(path.name for path in folder.glob("*") if path.name != "val_map.txt")
+    (folder / names[0]).write_bytes((folder / names[1]).read_bytes())
+    after = sample_set(card, dataset=str(folder))
+    changed = [not np.array_equal(a, b) for a, b in zip(before.crops, after.crops, strict=True)]
+    assert sorted(changed) == [False, True]
+    assert (before.digests != after.digests).tolist() == changed

@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from topfive.loadgen.plan import Plan
-from topfive.loadgen.settings import test_settings
+from topfive.loadgen.plan import CROPS, JOB, OUTCOME, TOP5, Plan
+from topfive.loadgen.settings import expected_seconds, test_settings
 from topfive.sweep.shards import best_classes
 
 __all__ = ["Samples", "System", "main", "start_test"]
 
-JOB, OUTCOME, CROPS, TOP5 = "job.json", "outcome.json", "samples.npy", "top5.npy"
 WARM_UP_CALLS, LEAST_CALLS, MOST_CALLS, TIMED_SECONDS = 3, 5, 1000, 0.5
+SLOW_SECONDS = 5.0
+"""After so many seconds fewer calls have to do."""
 Infer = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -198,14 +199,15 @@ def main(folder: Path) -> int:
     batch = plan.batch if job["batch"] is None else int(job["batch"])
     with topfive.open(Path(job["artifact"]), threads=job["threads"]) as runner:
         infer = runner.callable()
-        latency, slowest, rate = _measure(infer, samples, batch)
-        _write(folder, {"latency": latency, "rate": rate})
-        top5 = np.full((samples.count, 5), -1, np.int32) if plan.mode == "accuracy" else None
-        system = System(mlperf_loadgen, infer, samples, batch=batch, background=job["background"], top5=top5)
-        queued = Queued(system) if plan.scenario == "Server" else None
+        latency, slowest, rate = _measure(infer, samples, batch, folder)
         settings = test_settings(
             mlperf_loadgen, plan, latency=latency, slowest=slowest, batch_rate=rate, folder=folder
         )
+        expected = expected_seconds(plan, settings, latency=latency, samples=samples.count)
+        _write(folder, {"latency": latency, "rate": rate, "expected": expected})
+        top5 = np.full((samples.count, 5), -1, np.int32) if plan.mode == "accuracy" else None
+        system = System(mlperf_loadgen, infer, samples, batch=batch, background=job["background"], top5=top5)
+        queued = Queued(system) if plan.scenario == "Server" else None
         start_test(mlperf_loadgen, folder, queued or system, samples, settings)
         if queued is not None:
             queued.close()
@@ -231,10 +233,16 @@ def start_test(loadgen: Any, folder: Path, system: Any, samples: Samples, settin
     loadgen.DestroyFastSUT(sut)
 
 
-def _measure(infer: Infer, samples: Samples, batch: int) -> tuple[float, float, float]:
-    """Median and largest seconds of one call of one sample, and samples a second in full batches."""
+def _measure(infer: Infer, samples: Samples, batch: int, folder: Path) -> tuple[float, float, float]:
+    """Median and largest seconds of one call of one sample, and samples a second in full batches.
+
+    What the measurement will take, judged by the first call, is written for the watchdog.
+    """
     samples.load([0])
     one = samples[0]
+    first = _seconds(infer, one)
+    calls = WARM_UP_CALLS + LEAST_CALLS
+    _write(folder, {"expected": 2 * SLOW_SECONDS + calls * (1 + batch) * first})
     times = _timed(infer, one)
     single, slowest = float(np.median(times)), max(times)
     rate = 1 / single
@@ -245,14 +253,27 @@ def _measure(infer: Infer, samples: Samples, batch: int) -> tuple[float, float, 
 
 
 def _timed(infer: Infer, data: NDArray[Any]) -> list[float]:
-    for _ in range(WARM_UP_CALLS):
-        infer(data)
-    times: list[float] = []
-    while len(times) < LEAST_CALLS or (sum(times) < TIMED_SECONDS and len(times) < MOST_CALLS):
-        start = time.perf_counter()
-        infer(data)
-        times.append(time.perf_counter() - start)
+    """Seconds of calls after WARM_UP_CALLS; one call, unmeasured or not, does for a very slow model."""
+    spent = [_seconds(infer, data)]
+    while len(spent) < WARM_UP_CALLS and sum(spent) < SLOW_SECONDS:
+        spent.append(_seconds(infer, data))
+    times: list[float] = [] if sum(spent) < SLOW_SECONDS else spent[-1:]
+    while _wants_more(times):
+        times.append(_seconds(infer, data))
     return times
+
+
+def _wants_more(times: Sequence[float]) -> bool:
+    spent, calls = sum(times), len(times)
+    if calls < LEAST_CALLS:
+        return spent < SLOW_SECONDS
+    return spent < TIMED_SECONDS and calls < MOST_CALLS
+
+
+def _seconds(infer: Infer, data: NDArray[Any]) -> float:
+    start = time.perf_counter()
+    infer(data)
+    return time.perf_counter() - start
 
 
 def _write(folder: Path, outcome: dict[str, Any]) -> None:

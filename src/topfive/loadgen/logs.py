@@ -149,6 +149,16 @@ def _advice(folder: Path) -> tuple[str, ...]:
     return tuple(block)
 
 
+def _class_number(data: str, index: int, path: Path) -> int:
+    """The class of one float32 in hexadecimal digits, little-endian, cut off as MLPerf's script does."""
+    try:
+        value = float(np.frombuffer(bytes.fromhex(data), "<f4")[0]) if len(data) == 8 else float("nan")
+        return int(value)
+    except (ValueError, OverflowError):
+        message = f"{path}: the answer to sample {index} is {data!r}, not one float32"
+        raise ScenarioError(message) from None
+
+
 def read_accuracy(folder: Path, labels: Sequence[int]) -> Accuracy:
     """Right answers in mlperf_log_accuracy.json, each sample counted once (its first answer).
 
@@ -161,14 +171,17 @@ def read_accuracy(folder: Path, labels: Sequence[int]) -> Accuracy:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ScenarioError(f"{path} cannot be read: {error}") from error
+    if not isinstance(entries, list):
+        raise ScenarioError(f"{path} is not a list of answers")
     answers: dict[int, int] = {}
     for entry in entries:
-        index, data = int(entry["qsl_idx"]), str(entry["data"])
+        try:
+            index, data = int(entry["qsl_idx"]), str(entry["data"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ScenarioError(f"{path}: {entry!r} is not an answer of LoadGen's") from error
         if not 0 <= index < len(labels):
             raise ScenarioError(f"{path}: sample {index} is not one of the {len(labels)} of this run")
-        if len(data) != 8:
-            raise ScenarioError(f"{path}: the answer to sample {index} is {data!r}, not one float32")
-        answers.setdefault(index, int(np.frombuffer(bytes.fromhex(data), "<f4")[0]))
+        answers.setdefault(index, _class_number(data, index, path))
     missing = [index for index in range(len(labels)) if index not in answers]
     if missing:
         raise ScenarioError(

@@ -10,15 +10,18 @@ from typing import Any
 from topfive.errors import TopfiveError, UnknownNameError
 
 __all__ = [
+    "CROPS",
+    "JOB",
     "LEAST_QUERIES",
     "MODES",
+    "OUTCOME",
     "SCENARIOS",
+    "TOP5",
     "Plan",
     "ScenarioError",
     "as_json",
     "asked_runs",
     "command_key",
-    "expected_seconds",
     "parse_command_key",
 ]
 
@@ -27,6 +30,8 @@ MODES = ("performance", "accuracy", "find-peak")
 LEAST_QUERIES = {"SingleStream": 64, "MultiStream": 662, "Server": 459, "Offline": 1}
 """Queries below which LoadGen's early stopping cannot find a run valid (p90 for SingleStream, else p99)."""
 
+JOB, OUTCOME, CROPS, TOP5 = "job.json", "outcome.json", "samples.npy", "top5.npy"
+"""Files in a run's folder: what its process is asked for, says and finds."""
 SUBMISSION_SECONDS = 600.0
 SHORT_SECONDS = {"SingleStream": 1.0, "MultiStream": 0.5, "Server": 1.0, "Offline": 0.5}
 SHORT_QUERIES = {"SingleStream": 64, "MultiStream": 662, "Server": 700, "Offline": 64}
@@ -81,15 +86,6 @@ class Plan:
         if self.count is not None and self.mode == "performance":
             return self.count
         return SHORT_QUERIES[self.scenario]
-
-
-def expected_seconds(plan: Plan, latency: float, samples: int) -> float:
-    """A generous guess of how long a run takes, from the latency of one call: what the watchdog waits for."""
-    if plan.mode == "accuracy":
-        return samples * latency
-    per_query = latency * (plan.samples_per_query if plan.scenario == "MultiStream" else 1)
-    tries = 20.0 if plan.mode == "find-peak" else 1.0
-    return tries * max(3 * plan.least_seconds, plan.least_queries * per_query)
 
 
 def command_key(scenario: str, mode: str) -> str:

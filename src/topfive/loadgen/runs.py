@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,16 +18,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from topfive.loadgen.child import CROPS, JOB, OUTCOME, TOP5
 from topfive.loadgen.logs import Accuracy, LoadGenResult, read_accuracy, read_detail, read_result
-from topfive.loadgen.plan import Plan, ScenarioError, as_json, command_key, expected_seconds
+from topfive.loadgen.plan import (
+    CROPS,
+    JOB,
+    OUTCOME,
+    TOP5,
+    Plan,
+    ScenarioError,
+    as_json,
+    command_key,
+)
 from topfive.targets.base import Artifact
 
 __all__ = ["Run", "described", "read_top5", "run_scenario", "unavailable_reason"]
 
 START_SECONDS = 120.0
 PATIENCE = 3.0
-"""The watchdog waits so many times what the run is expected to take, and START_SECONDS on top."""
+"""The watchdog waits START_SECONDS for the first call, then so many times what the process says that its
+measurement or LoadGen's run will take, and START_SECONDS on top."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ def run_scenario(
         "batch": fixed if isinstance(fixed, int) else None,
     }
     (folder / JOB).write_text(json.dumps(job, indent=1), encoding="utf-8")
-    latency = _watched(plan, folder, samples, time_limit)
+    latency = _watched(folder, time_limit)
     (folder / CROPS).unlink()
     if plan.mode == "accuracy":
         _refuse_errors(folder)
@@ -156,7 +166,7 @@ def _refuse_errors(folder: Path) -> None:
         raise ScenarioError(f"LoadGen logged errors, see {folder}", details="\n".join(errors))
 
 
-def _watched(plan: Plan, folder: Path, samples: int, time_limit: float | None) -> float:
+def _watched(folder: Path, time_limit: float | None) -> float:
     """Run the child to its end; the median seconds of one call. Its output is kept in the folder."""
     command = [sys.executable, "-m", "topfive.loadgen.child", str(folder.resolve())]
     out_path, error_path = folder / "stdout.txt", folder / "stderr.txt"
@@ -165,7 +175,7 @@ def _watched(plan: Plan, folder: Path, samples: int, time_limit: float | None) -
             command, stdout=out, stderr=error, cwd=folder, start_new_session=True, stdin=subprocess.DEVNULL
         )
         try:
-            status = _wait(process, plan, folder, samples, time_limit)
+            status = _wait(process, folder, time_limit)
         finally:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -187,22 +197,25 @@ def _watched(plan: Plan, folder: Path, samples: int, time_limit: float | None) -
     return float(outcome["latency"])
 
 
-def _wait(
-    process: subprocess.Popen[bytes], plan: Plan, folder: Path, samples: int, time_limit: float | None
-) -> int | None:
-    """The exit status, or None when the time is over. The limit is known once the child has measured."""
-    waited = 0.0
-    limit = time_limit
+def _wait(process: subprocess.Popen[bytes], folder: Path, time_limit: float | None) -> int | None:
+    """The exit status, or None when the time is over; the process says how long what it does will take."""
+    start = time.monotonic()
+    limit = START_SECONDS if time_limit is None else time_limit
+    announced, final = 0.0, time_limit is not None
     while True:
-        step = 0.5 if limit is None else min(0.5, max(0.0, limit - waited))
-        try:
-            return process.wait(timeout=step)
-        except subprocess.TimeoutExpired:
-            waited += step
-        if limit is None and (latency := _outcome(folder).get("latency")):
-            limit = waited + START_SECONDS + PATIENCE * expected_seconds(plan, float(latency), samples)
-        if waited >= (limit if limit is not None else START_SECONDS + plan.least_seconds):
+        waited = time.monotonic() - start
+        if waited >= limit:
             return None
+        try:
+            return process.wait(timeout=min(0.5, limit - waited))
+        except subprocess.TimeoutExpired:
+            pass
+        if final:
+            continue
+        outcome = _outcome(folder)
+        if (expected := float(outcome.get("expected", 0.0))) != announced:
+            announced, final = expected, "latency" in outcome
+            limit = time.monotonic() - start + START_SECONDS + PATIENCE * expected
 
 
 def _outcome(folder: Path) -> dict[str, Any]:

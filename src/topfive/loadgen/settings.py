@@ -8,7 +8,7 @@ from typing import Any
 
 from topfive.loadgen.plan import Plan, ScenarioError
 
-__all__ = ["test_settings"]
+__all__ = ["expected_seconds", "test_settings"]
 
 # Seeds of a short run: fixed, so that two runs ask for the same samples in the same order.
 SEEDS = {"qsl_rng_seed": 1, "sample_index_rng_seed": 2, "schedule_rng_seed": 3}
@@ -22,6 +22,10 @@ SERVER_LATENCIES = 10.0
 SERVER_SLOWEST = 3.0
 """Server's latency limit where none is given: MLPerf's 15 ms for ResNet-50, or so many times the
 median or the slowest call that was measured: a machine that is shared has calls that take that long."""
+OFFLINE_SLACK = 1.1
+"""LoadGen's Offline query has so many times the samples that its duration and expected rate ask for."""
+PEAK_TESTS = 20
+"""Tests of a find-peak run: the rate is doubled until one fails, then halved towards it."""
 MODE_NAMES = {
     "performance": "PerformanceOnly",
     "accuracy": "AccuracyOnly",
@@ -63,6 +67,25 @@ def test_settings(
         kind = type(getattr(settings, name))
         setattr(settings, name, kind(value))
     return settings
+
+
+def expected_seconds(plan: Plan, settings: Any, *, latency: float, samples: int) -> float:
+    """How long a run takes with these settings if every sample takes `latency` seconds, one after another.
+
+    A guess for a watchdog. samples: of the whole set, which an accuracy run answers.
+    """
+    rate = float(settings.server_target_qps)
+    if plan.mode == "accuracy":
+        return max(samples * latency, samples / rate if plan.scenario == "Server" else 0.0)
+    least, queries = float(settings.min_duration_ms) / 1e3, int(settings.min_query_count)
+    if plan.scenario == "Offline":
+        asked = max(queries, OFFLINE_SLACK * least * float(settings.offline_expected_qps))
+        return max(least, asked * latency)
+    if plan.scenario == "Server":
+        tests = PEAK_TESTS if plan.mode == "find-peak" else 1
+        return tests * max(least, queries / rate, max(queries, least * rate) * latency)
+    per_query = int(settings.multi_stream_samples_per_query) if plan.scenario == "MultiStream" else 1
+    return max(least, queries * per_query * latency)
 
 
 def _official(settings: Any, plan: Plan, folder: Path) -> None:
