@@ -54,7 +54,7 @@ def open_browser() -> Iterator[Open]:
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
         for option in OPTIONS:
-            options.add_argument(f"--{option}")
+            options.add_argument(option)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         if not scripts:
             options.add_experimental_option(
@@ -168,6 +168,40 @@ def test_filtering(open_browser: Open, site: Path) -> None:
     WebDriverWait(browser, 10).until(lambda _: len(browser.execute_script(ROWS)) == everything)
 
 
+def test_what_is_chosen_survives_a_reload_and_the_way_back(open_browser: Open, site: Path) -> None:
+    """Filters and sorting stand in the address; Clear empties it."""
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    browser = open_browser()
+    browser.get((site / "index.html").as_uri())
+    browser.find_element("id", "search").send_keys("network_0")
+    Select(browser.find_element("id", "by-quant")).select_by_visible_text("int8")
+    head = "//table[@id='overview']//button[starts-with(., 'p50')]"
+    browser.find_element("xpath", head).click()
+    browser.find_element("xpath", head).click()
+    names = f"{ROWS}.map(r => r.textContent)"
+    wanted = browser.execute_script(names)
+    assert len(wanted) == 30
+
+    def same(_: Any) -> bool:
+        return bool(browser.execute_script(names) == wanted)
+
+    browser.refresh()
+    WebDriverWait(browser, 10).until(same)
+    browser.find_element("xpath", "//table[@id='overview']//a[starts-with(., 'network_0')]")
+    browser.execute_script(f"{ROWS}[0].querySelector('a').click()")
+    WebDriverWait(browser, 10).until(lambda _: "/models/" in browser.current_url)
+    browser.back()
+    WebDriverWait(browser, 10).until(same)
+    assert browser.find_element("id", "search").get_attribute("value") == "network_0"
+    sort = browser.find_element("xpath", f"{head}/..").get_attribute("aria-sort")
+    assert sort == "descending"
+    browser.find_element("xpath", "//button[.='Clear']").click()
+    WebDriverWait(browser, 10).until(lambda _: len(browser.execute_script(ROWS)) > 250)
+    assert "search" not in browser.current_url
+    assert errors_of(browser) == []
+
+
 def test_keyboard(open_browser: Open, site: Path) -> None:
     """Tab alone reaches the skip link, every control and the titles; Enter sorts."""
     from selenium.webdriver.common.action_chains import ActionChains
@@ -192,6 +226,47 @@ def test_keyboard(open_browser: Open, site: Path) -> None:
     assert head.get_attribute("aria-sort") == "ascending"
 
 
+# Name and description of what a screen reader meets, and headings that skip no level.
+AUDIT = """
+const faults = [];
+const say = (what, e) => faults.push(what + ": " + e.outerHTML.slice(0, 120));
+const named = e => e.getAttribute("aria-label") || document.getElementById(e.getAttribute("aria-labelledby"));
+const all = q => [...document.querySelectorAll(q)];
+if (!document.documentElement.lang || !document.title) faults.push("no language or no title");
+if (all("main").length !== 1 || all("h1").length !== 1) faults.push("not one main and one h1");
+for (const e of all("section, [role=region], form")) if (!named(e)) say("a landmark without a name", e);
+const names = all("section, [role=region]").map(e => e.getAttribute("aria-label") || named(e).textContent);
+names.filter((n, i) => names.indexOf(n) !== i).forEach(n => faults.push("two landmarks are named " + n));
+for (const e of all("svg:not([role=img])")) say("a figure without a role", e);
+for (const e of all("svg[role=img]")) if (!e.querySelector("title")) say("a figure without a title", e);
+for (const e of all("img")) if (!e.alt) say("a picture without a text", e);
+for (const e of all("th")) if (!e.scope) say("a head without a scope", e);
+for (const e of all("table")) if (!e.caption) say("a table without a caption", e);
+for (const e of all("input, select")) if (!e.labels.length) say("a control without a label", e);
+for (const e of all("a, button")) if (!e.textContent.trim()) say("an empty control", e);
+for (const e of all(".scroll")) if (e.tabIndex !== 0) say("scrolls only with a mouse", e);
+let before = 0;
+for (const e of all("h1, h2, h3, h4")) {
+  const level = Number(e.tagName[1]);
+  if (level > before + 1) say("a heading skips a level", e);
+  before = level;
+}
+return faults;
+"""
+
+
+def test_what_a_screen_reader_needs(open_browser: Open, site: Path) -> None:
+    browser = open_browser()
+    for page in (
+        "index.html",
+        "models/network_00.html",
+        "models/light_resnet50.html",
+        "runs/session-000.html",
+    ):
+        browser.get((site / page).as_uri())
+        assert browser.execute_script(AUDIT) == [], page
+
+
 def test_dark(open_browser: Open, site: Path) -> None:
     browser = open_browser(dark=True)
     for page in ("index.html", "models/network_00.html"):
@@ -214,7 +289,7 @@ def test_without_scripts(open_browser: Open, site: Path) -> None:
 def test_nothing_is_wider_than_the_window(open_browser: Open, site: Path) -> None:
     """Tables and figures scroll inside the page, also on a small screen."""
     browser = open_browser()
-    for width in (1280, 480):
+    for width in (1280, 400):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         for page in ("index.html", "models/pocket_resnet.html", "runs/session-000.html"):

@@ -21,6 +21,7 @@ from topfive.records import records_folder
 from topfive.records.published import published_rows
 from topfive.report.site import Content, Material, read_content, site_files, write_site
 from topfive.report.site.layers import LayerLoss, LayerStudy
+from topfive.report.site.newest import marked
 from topfive.report.site.thumbnails import Thumbnails
 from topfive.targets.base import Array
 from topfive.trace.recording import recorded
@@ -160,7 +161,8 @@ def _loss(card: Card, target: str, quant: str, batch: Array, cache: Path | None)
     reference = topfive.build(card, target=REFERENCE[0], quant=REFERENCE[1], cache=cache, progress=progress)
     other = topfive.build(card, target=target, quant=quant, cache=cache, progress=progress)
     found = compare_layers(reference, other, batch)
-    return LayerLoss(f"{target} {quant}", " ".join(REFERENCE), found.layers)
+    name = marked(target, _simulations())
+    return LayerLoss(f"{name} {quant}", " ".join(REFERENCE), found.layers)
 
 
 def _trace(card: Card, batch: Array, cache: Path | None) -> Trace:

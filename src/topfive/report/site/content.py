@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,18 +12,25 @@ import numpy.typing as npt
 
 from topfive.golden import Golden
 
-__all__ = ["Broken", "Case", "Content", "Figures", "LoadGenRun", "Pair", "Run", "Side"]
+__all__ = ["Broken", "Case", "Content", "Figures", "LoadGenRun", "Pair", "Run", "Side", "golden_basis"]
 
 Case = tuple[str, str, str]
 """Model, target and quant mode."""
 NO_ROUNDS: npt.NDArray[np.float64] = np.empty(0)
 
 
+def golden_basis(pictures: Iterable[str]) -> str:
+    """Words for a set of golden pictures, in any order. pictures: the first 16 digits of each SHA-256."""
+    found = sorted(pictures)
+    return f"{len(found)} golden pictures ({hashlib.sha256('/'.join(found).encode()).hexdigest()[:8]})"
+
+
 @dataclass(frozen=True)
 class LoadGenRun:
     """A run of MLPerf's LoadGen. key: performance-offline ... valid: LoadGen's verdict.
 
-    metric: its figure, seconds if `streams`, else samples a second; accuracy: a fraction, of `samples`.
+    metric: its figure, seconds if `streams`, else samples a second; name: as LoadGen calls it; accuracy: a
+    fraction, of `samples`.
     """
 
     key: str
@@ -31,6 +39,7 @@ class LoadGenRun:
     queries: int | None = None
     accuracy: float | None = None
     samples: int | None = None
+    name: str = ""
 
     @property
     def streams(self) -> bool:
@@ -72,7 +81,7 @@ class Figures:
     values: golden (verdict), top1 and top5 (fractions), pictures (that they are of), p50 p90 p99 (seconds),
     images_per_s, rounds (how many), modelled_estimate and modelled_bus (cycles), simulated, loadgen_*.
     seconds: raw rounds, float64 [rounds], in the order in which they were made. reason: why it failed or was
-    skipped.
+    skipped. kind: golden, latency, throughput, scenario ... basis: which pictures top1 is of.
     """
 
     test: str
@@ -83,6 +92,8 @@ class Figures:
     seconds: npt.NDArray[np.float64] = field(default_factory=lambda: NO_ROUNDS, compare=False)
     reason: str = ""
     loadgen: LoadGenRun | None = None
+    kind: str = ""
+    basis: str = ""
 
     def number(self, name: str) -> float | None:
         """A value that is a number, else None."""

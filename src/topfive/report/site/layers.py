@@ -66,20 +66,23 @@ def _layers(trace: Trace) -> list[Mapping[str, Any]]:
 
 def cycle_bars(trace: Trace) -> str:
     """Modelled cycles a layer, in it the cycles of a fully used array; "" without a modelled lane."""
+    layers = _layers(trace)
     bars = [
         Bar(
             str(layer["node"]),
             float(layer["cycles"]),
-            f"{layer['cycles']:,}",
+            f"{layer['cycles']:,}, {layer['bound_by']}",
             BOUNDS.get(str(layer["bound_by"]), "s3"),
             float(layer["ideal_cycles"]),
             f"{layer['node']} ({layer['modelled_op']}): {layer['cycles']:,} modelled cycles, "
             f"{layer['bus_cycles']:,} with the bus at full speed, ideal {layer['ideal_cycles']:,}, "
             f"bound by {layer['bound_by']}",
         )
-        for layer in _layers(trace)
+        for layer in layers
     ]
-    return bar_chart(bars, "Modelled cycles by layer", "modelled cycles (calibrated estimate, not measured)")
+    total = sum(int(layer["cycles"]) for layer in layers)
+    scale = f"modelled cycles (calibrated estimate, not measured), {total:,} in all; what a layer is bound by"
+    return bar_chart(bars, "Modelled cycles by layer", scale)
 
 
 def roofline(trace: Trace) -> str:
@@ -97,6 +100,7 @@ def roofline(trace: Trace) -> str:
             layer["macs"] / (layer["load_bytes"] + layer["store_bytes"]),
             layer["macs"] / layer["cycles"],
             str(layer["bound_by"]),
+            int(layer["cycles"]),
         )
         for layer in _layers(trace)
         if layer["macs"] and layer["cycles"]

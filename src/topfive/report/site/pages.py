@@ -12,15 +12,16 @@ from markupsafe import Markup
 
 from topfive.records.published import PublishedRow, published_for
 from topfive.report.site.charts.histogram import histogram_chart
-from topfive.report.site.charts.lines import Series, history_chart, scaling_chart
-from topfive.report.site.charts.pareto import Point, pareto_chart
+from topfive.report.site.charts.lines import Runs, Series, history_chart, scaling_chart
 from topfive.report.site.content import Content, Pair, Run
+from topfive.report.site.fronts import fronts_of_all, fronts_of_model
 from topfive.report.site.layers import LayerStudy, cycle_bars, flame, loss_chart, roofline
 from topfive.report.site.names import page_name
-from topfive.report.site.newest import CaseView, case_views
-from topfive.report.site.rows import OverviewRow, footnotes, overview_row, shown_pictures
+from topfive.report.site.newest import CaseView, case_views, marked
+from topfive.report.site.rows import footnotes, overview_row, shown_pictures
 from topfive.report.site.steps import levels
 from topfive.report.site.thumbnails import Thumbnails
+from topfive.suite.measuring import FEW_ROUNDS
 
 __all__ = ["Material", "site_files"]
 
@@ -47,10 +48,10 @@ class Material:
 
 def site_files(content: Content, material: Material) -> dict[str, bytes]:
     """Every file of the site by its path in it: index.html, style.css, models/, runs/, pictures/."""
-    views = case_views(content)
+    views = case_views(content, material.simulations)
     stored = {view.case[1]: view.simulated for view in views if view.simulated}
     simulations = {**material.simulations, **stored}
-    env = _environment(material)
+    env = _environment(material, simulations)
     texts = {"index.html": _index(env, content, views, simulations)}
     by_model = {name: list(found) for name, found in groupby(views, key=lambda view: view.case[0])}
     for model, found in by_model.items():
@@ -63,7 +64,7 @@ def site_files(content: Content, material: Material) -> dict[str, bytes]:
     return {**{path: text.encode() for path, text in texts.items()}, **material.thumbnails.files}
 
 
-def _environment(material: Material) -> Environment:
+def _environment(material: Material, simulations: Mapping[str, str]) -> Environment:
     env = Environment(
         loader=PackageLoader(PACKAGE, "templates"),
         autoescape=True,
@@ -78,10 +79,17 @@ def _environment(material: Material) -> Environment:
         "page": page_name,
         "mega": megacycles,
         "short_commit": lambda commit: commit[:9],
-        "day": lambda created: created[:16].replace("T", " "),
+        "day": _day,
     }
-    env.globals |= {"site_title": material.title, "made": material.made}
+    env.globals |= {"site_title": material.title, "made": material.made, "few": FEW_ROUNDS}
+    env.filters["cases_of"] = lambda run: _cases_of(run, simulations)
+    env.globals["marked"] = lambda target: marked(target, simulations)
     return env
+
+
+def _day(created: str) -> str:
+    """A time of a record, to the minute."""
+    return created[:16].replace("T", " ")
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -112,7 +120,7 @@ def megacycles(cycles: int | None) -> str:
 def _index(
     env: Environment, content: Content, views: Sequence[CaseView], simulations: Mapping[str, str]
 ) -> str:
-    rows = [overview_row(view, simulations) for view in views]
+    rows = [overview_row(view) for view in views]
     columns = sorted({(row.target, row.quant) for row in rows})
     loader: Any = env.loader
     return env.get_template("index.html.j2").render(
@@ -121,30 +129,30 @@ def _index(
         targets=sorted({row.target for row in rows}),
         quants=sorted({row.quant for row in rows}),
         verdicts=sorted({row.verdict for row in rows if row.verdict}),
-        columns=columns,
+        columns=[(*one, place == 0 or one[0] != columns[place - 1][0]) for place, one in enumerate(columns)],
+        columns_by_target=[(name, len(list(found))) for name, found in groupby(columns, lambda one: one[0])],
         matrix={(row.model, row.target, row.quant): row for row in rows},
-        simulations=simulations,
         notes=footnotes(rows, simulations),
         runs=content.runs[::-1],
         broken=content.broken,
-        pareto=_pareto_of_all(rows),
+        fronts=[(basis, Markup(chart)) for basis, chart in fronts_of_all(views)],
         script=Markup(loader.get_source(env, "page.js")[0]),
         root="",
     )
 
 
+def _cases_of(run: Run, simulations: Mapping[str, str]) -> str:
+    """What a run is about: its case if there is one, else how many."""
+    cases = {figures.case for figures in run.figures}
+    if len(cases) != 1:
+        models = {case[0] for case in cases}
+        return f"{next(iter(models))}, {len(cases)} cases" if len(models) == 1 else f"{len(cases)} cases"
+    model, target, quant = cases.pop()
+    return f"{model} {marked(target, simulations)} {quant}"
+
+
 def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def _pareto_of_all(rows: Sequence[OverviewRow]) -> Markup:
-    """The best of every model on what is not simulated, if there are few enough to tell apart."""
-    points = [
-        Point(f"{row.model}, {row.target} {row.quant}", row.p50, row.top1)
-        for row in rows
-        if not row.simulated and row.p50 and row.top1 is not None
-    ]
-    return Markup(pareto_chart(points, "Top-1 against p50 latency, every model") if len(points) <= 24 else "")
 
 
 def _model(
@@ -155,7 +163,7 @@ def _model(
     material: Material,
     pairs: Sequence[tuple[Pair, Run]],
 ) -> str:
-    rows = [overview_row(view, simulations) for view in views]
+    rows = [overview_row(view) for view in views]
     study = material.studies.get(model, NO_STUDY)
     published = published_for(model, material.published)
     goldens = {view.label: view.golden for view in views if view.golden is not None}
@@ -168,9 +176,9 @@ def _model(
         views=list(zip(rows, views, strict=True)),
         notes=footnotes(rows, simulations),
         scores={golden.score for golden in goldens.values()},
-        pareto=Markup(_pareto(model, rows)),
+        fronts=[(basis, Markup(chart)) for basis, chart in fronts_of_model(model, views)],
         histograms=[(label, Markup(text)) for label, text in _histograms(views)],
-        scaling=Markup(_scaling(model, views, published, simulations)),
+        scaling=Markup(_scaling(model, views, published)),
         histories=[(label, Markup(text)) for label, text in _histories(views)],
         pictures=pictures,
         published=published,
@@ -192,17 +200,6 @@ def _pairs(content: Content, model: str) -> list[tuple[Pair, Run]]:
     return [(pair, run) for pair, run in newest.values() if model in (pair.a.case[0], pair.b.case[0])]
 
 
-def _pareto(model: str, rows: Sequence[OverviewRow]) -> str:
-    points = [
-        Point(
-            f"{row.target}{'~' if row.simulated else ''} {row.quant}", row.p50, row.top1, bool(row.simulated)
-        )
-        for row in rows
-        if row.p50 and row.top1 is not None
-    ]
-    return pareto_chart(points, f"{model}: top-1 against p50 latency")
-
-
 def _histograms(views: Sequence[CaseView]) -> Iterable[tuple[str, str]]:
     for view in views:
         first = view.measured[0] if view.measured else None
@@ -211,19 +208,12 @@ def _histograms(views: Sequence[CaseView]) -> Iterable[tuple[str, str]]:
             yield label, histogram_chart(first.seconds, label)
 
 
-def _scaling(
-    model: str,
-    views: Sequence[CaseView],
-    published: Sequence[PublishedRow],
-    simulations: Mapping[str, str],
-) -> str:
+def _scaling(model: str, views: Sequence[CaseView], published: Sequence[PublishedRow]) -> str:
     series = []
     for view in views:
         points = [(m.batch, m.number("images_per_s") or 0.0) for m in view.measured]
         if len(found := tuple(point for point in points if point[1] > 0)) > 1:
-            series.append(
-                Series(f"{view.case[1]}{'~' if view.case[1] in simulations else ''} {view.case[2]}", found)
-            )
+            series.append(Series(view.label, found, hollow=bool(view.simulated)))
     by_device: dict[str, list[tuple[int, float]]] = {}
     for row in published if series else ():
         if row.images_per_s:
@@ -241,28 +231,26 @@ def _histories(views: Sequence[CaseView]) -> Iterable[tuple[str, str]]:
         batch = view.measured[0].batch
         moments = view.history(batch)
         values = [moment.p50 for moment in moments]
-        names = [(m.run.commit[:7] or m.run.created[:10]) + ("+" if m.run.dirty else "") for m in moments]
         label = f"{view.label}, batch {batch}"
-        if chart := history_chart(values, names, levels(values), f"p50 of {label} over {len(values)} runs"):
+        title = f"p50 of {label} over {len(values)} runs"
+        names = [(m.run.commit[:7] or m.run.created[:10]) + ("+" if m.run.dirty else "") for m in moments]
+        details = [
+            f"{m.run.created[:16].replace('T', ' ')}, {n}" for m, n in zip(moments, names, strict=True)
+        ]
+        runs = Runs(values, names, details, hollow=bool(view.simulated))
+        if chart := history_chart(runs, levels(values), title):
             yield label, chart
 
 
 def _run(env: Environment, run: Run, simulations: Mapping[str, str]) -> str:
-    empty = {"golden": "", "top1": None, "top5": None, "pictures": None}
-    cases: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for figures in run.figures:
-        row = cases.setdefault(figures.case, {**empty, "times": {}})
-        row["golden"] = figures.values.get("golden") or row["golden"]
-        if figures.number("top1") is not None:
-            row |= {name: figures.values.get(name) for name in ("top1", "top5", "pictures")}
-        if figures.batch is not None and figures.number("p50") is not None:
-            row["times"].setdefault(figures.batch, (figures.number("p50"), figures.number("images_per_s")))
-    there = {case[1] for case in cases}
+    views = case_views(Content([run]), simulations)
+    shown = [view for view in views if view.verdict or view.accuracy or view.measured]
+    rows = [overview_row(view) for view in shown]
     return env.get_template("run.html.j2").render(
         run=run,
-        cases={case: row for case, row in cases.items() if any(row.values())},
+        views=list(zip(rows, shown, strict=True)),
+        notes=footnotes(rows, simulations),
         loadgen=[(figures.case, figures.loadgen) for figures in run.figures if figures.loadgen is not None],
         faults=[f for f in run.figures if f.outcome == "failed"],
-        simulations={target: what for target, what in sorted(simulations.items()) if target in there},
         root="../",
     )

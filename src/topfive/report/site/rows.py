@@ -25,6 +25,7 @@ class OverviewRow:
     simulated: str
     verdict: str
     top1: float | None
+    top5: float | None
     pictures: int | None
     p50: float | None
     p99: float | None
@@ -36,21 +37,22 @@ class OverviewRow:
     run: Run | None
 
 
-def overview_row(view: CaseView, simulations: Mapping[str, str]) -> OverviewRow:
+def overview_row(view: CaseView) -> OverviewRow:
     """The newest of everything about a case: latency at its smallest batch, the best throughput of all."""
     first = view.measured[0] if view.measured else None
     rated = [m for m in view.measured if m.number("images_per_s") is not None]
     best = max(rated, key=lambda m: m.number("images_per_s") or 0.0, default=None)
-    top1, pictures, _ = view.accuracy
+    accuracy = view.accuracy
     return OverviewRow(
         model=view.case[0],
         page=page_name(view.case[0]),
         target=view.case[1],
         quant=view.case[2],
-        simulated=view.simulated or simulations.get(view.case[1], ""),
+        simulated=view.simulated,
         verdict=view.verdict,
-        top1=top1,
-        pictures=pictures,
+        top1=accuracy.top1 if accuracy else None,
+        top5=accuracy.top5 if accuracy else None,
+        pictures=accuracy.pictures if accuracy else None,
         p50=first.number("p50") if first else None,
         p99=first.number("p99") if first else None,
         few=first is not None and (first.number("rounds") or 0) < FEW_ROUNDS,

@@ -20,7 +20,17 @@ from topfive.errors import GoldenError, RecordError
 from topfive.golden import Golden, read_golden
 from topfive.records.entries import Entry, entries_of
 from topfive.records.library import Found, list_records
-from topfive.report.site.content import Broken, Case, Content, Figures, LoadGenRun, Pair, Run, Side
+from topfive.report.site.content import (
+    Broken,
+    Case,
+    Content,
+    Figures,
+    LoadGenRun,
+    Pair,
+    Run,
+    Side,
+    golden_basis,
+)
 
 __all__ = ["read_content"]
 
@@ -150,17 +160,23 @@ def _loadgen(stored: Mapping[str, Any]) -> LoadGenRun:
         queries=int(stored["queries"]) if accuracy is None else None,
         accuracy=None if accuracy is None else _finite(accuracy),
         samples=None if accuracy is None else int(stored["total"]),
+        name=str(stored.get("metric_name") or ""),
     )
 
 
 def _entry_figures(entry: Entry) -> Figures:
-    values, batch = dict(entry.values), entry.case.get("batch")
+    values, batch, basis = dict(entry.values), entry.case.get("batch"), ""
     if entry.sweep is not None and entry.sweep.pictures:
         right1, right5 = float(entry.sweep.right1.mean()), float(entry.sweep.right5.mean())
         values |= {"top1": right1, "top5": right5, "pictures": entry.sweep.pictures}
         values["simulated"] = str(entry.sweep.plan.get("simulated") or "")
+        name, contents = entry.sweep.plan["dataset"], entry.sweep.contents_sha256
+        basis = f"{entry.sweep.pictures} pictures of {name} ({contents[:8]})"
     elif isinstance(values.get("right1"), Mapping):
         values["pictures"] = len(values["right1"])
+        basis = golden_basis(values["right1"])
+    elif entry.stored.get("loadgen"):
+        basis = f"LoadGen's {values.get('pictures')} pictures of {entry.case['model']}"
     seconds = np.asarray(entry.rounds, np.float64)
     if seconds.size and not np.isfinite(seconds).all():
         raise ValueError(f"{entry.test}: a round is not a number")
@@ -173,6 +189,8 @@ def _entry_figures(entry: Entry) -> Figures:
         seconds,
         str(entry.stored.get("reason") or ""),
         _loadgen(entry.stored["loadgen"]) if entry.stored.get("loadgen") else None,
+        str(entry.stored.get("kind") or ""),
+        basis,
     )
 
 
@@ -208,7 +226,7 @@ def _benchmark_run(stored: Mapping[str, Any], name: str) -> Run:
     libraries = rows[0]["extra_info"].get("versions", {}) if rows else {}
     words = {**machine, "cpu": cpu.get("brand_raw", ""), "versions": libraries, **_prefixed(commit)}
     return Run(
-        id=f"benchmark-{Path(name).stem}",
+        id=f"benchmark-{Path(name).with_suffix('').as_posix()}",
         kind="pytest-benchmark",
         created=_instant(str(stored["datetime"])),
         source=name,
@@ -237,9 +255,10 @@ def _benchmark_figures(row: Mapping[str, Any]) -> Figures:
     own = extra.get("device_figures") or {}
     values["rounds"] = own.get("inferences") or row["stats"]["rounds"]
     batch = params.get("batch")
-    return Figures(
-        str(row["fullname"]), case, None if batch is None else int(batch), "passed", _checked(values), seconds
-    )
+    test = str(row["fullname"])
+    kind = "latency" if "::test_latency[" in test else "throughput"
+    known = None if batch is None else int(batch)
+    return Figures(test, case, known, "passed", _checked(values), seconds, kind=kind)
 
 
 def _goldens(root: Path, broken: list[Broken]) -> Iterator[tuple[Case, Golden]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from topfive.report.site.charts.frame import Axis, clean, figure, short
+from topfive.report.site.charts.frame import Axis, clean, figure
 
 __all__ = ["Bar", "bar_chart"]
 
-WIDTH, ROW, TOP, LEFT, RIGHT = 720, 18, 40, 240, 72
+WIDTH, ROW, TOP, LEFT, RIGHT = 760, 18, 40, 240, 112
 LONGEST = 36
 
 
@@ -33,13 +33,18 @@ def bar_chart(bars: Sequence[Bar], title: str, scale: str, ceiling: float | None
     axis = Axis(0.0, most, LEFT, WIDTH - RIGHT)
     height = TOP + ROW * len(bars) + 8
     parts = [f'<text class="axis" x="{LEFT}" y="14">{clean(scale)}</text>']
-    for tick in axis.ticks():
+    for tick, text in axis.labelled():
         x = axis.at(tick)
         parts.append(f'<path class="grid" d="M{x} {TOP - 4}V{height}"/>')
-        parts.append(f'<text x="{x}" y="{TOP - 8}" text-anchor="middle">{short(tick)}</text>')
+        parts.append(f'<text x="{x}" y="{TOP - 8}" text-anchor="middle">{text}</text>')
     for number, bar in enumerate(bars):
         parts.append(_bar(bar, TOP + ROW * number, axis))
-    return figure(WIDTH, height, title, parts, kind="wide")
+    least, most_of_all = min(bars, key=lambda bar: bar.value), max(bars, key=lambda bar: bar.value)
+    said = (
+        f"{scale}. {len(bars)} bars. The longest: {most_of_all.name}, {most_of_all.text}. "
+        f"The shortest: {least.name}, {least.text}."
+    )
+    return figure(WIDTH, height, title, parts, kind="wide", said=said)
 
 
 def _bar(bar: Bar, y: int, axis: Axis) -> str:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from xml.sax.saxutils import escape
 
-__all__ = ["SERIES", "Axis", "Frame", "clean", "figure", "short"]
+__all__ = ["SERIES", "Axis", "Frame", "Labels", "clean", "figure", "fitting", "short"]
 
 SERIES = 8
 """How many colours the style sheet has: classes s0 to s7."""
+LETTER = 6.4
+"""Mean width of a letter of 11 pixels."""
+FAR = (9.0, 18.0, 30.0, 44.0)
+"""Pixels from a point to its text, tried in this order."""
+AROUND = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
 
 
 def clean(text: str) -> str:
@@ -19,12 +25,12 @@ def clean(text: str) -> str:
     return escape(shown, {'"': "&quot;"})
 
 
-def short(number: float) -> str:
-    """A number of a tick in few letters: three digits, k M G for thousands."""
+def short(number: float, digits: int = 3) -> str:
+    """A number of a tick in few letters: so many digits at most, k M G for thousands."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
+            return f"{number / size:.{digits}g}{unit}"
+    return f"{number:.{digits}g}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,15 @@ class Axis:
         first = math.ceil(self.low / step - 1e-9)
         return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
+    def labelled(self) -> list[tuple[float, str]]:
+        """Ticks and their texts, with as many digits as tell them apart."""
+        ticks = self.ticks()
+        steps = [upper - lower for lower, upper in pairwise(ticks)]
+        # Steps that grow with the numbers are those of a logarithmic axis: 1, 2, 5.
+        even = bool(steps) and max(steps) < 1.5 * min(steps)
+        needed = math.floor(math.log10(max(map(abs, ticks)) / min(steps)) + 1e-9) + 2 if even else 3
+        return [(tick, short(tick, max(3, needed))) for tick in ticks]
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -86,15 +101,15 @@ class Frame:
         """Lines and numbers of both axes, and their titles. across_ticks: in place of round numbers."""
         left, right, bottom, top = self.across.start, self.across.end, self.up.start, self.up.end
         lines = []
-        marks = [(t, short(t)) for t in self.across.ticks()] if across_ticks is None else across_ticks
+        marks = self.across.labelled() if across_ticks is None else across_ticks
         for value, text in marks:
             x = self.across.at(value)
             lines.append(f'<path class="grid" d="M{x} {top}V{bottom}"/>')
             lines.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{clean(text)}</text>')
-        for value in self.up.ticks():
+        for value, text in self.up.labelled():
             y = self.up.at(value)
             lines.append(f'<path class="grid" d="M{left} {y}H{right}"/>')
-            lines.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{short(value)}</text>')
+            lines.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{text}</text>')
         middle = (left + right) / 2
         titled = f'text-anchor="middle">{clean(self.across_title)}</text>'
         lines.append(f'<text class="axis" x="{middle}" y="{bottom + 34}" {titled}')
@@ -104,9 +119,53 @@ class Frame:
         return lines
 
 
-def figure(width: int, height: int, title: str, parts: Sequence[str], *, kind: str = "") -> str:
-    """An SVG element for a page; title: what it shows, for who cannot see it."""
+def fitting(text: str, pixels: float) -> str:
+    """A text of 11 pixels, cut with an ellipsis where it would be wider than so many pixels."""
+    most = max(int(pixels / LETTER), 2)
+    return text if len(text) <= most else f"{text[: most - 1]}\u2026"
+
+
+class Labels:
+    """Places short texts beside points, where they hide neither one another nor a point.
+
+    points: pixels of all points. area: left, top, right, bottom that no text may leave.
+    """
+
+    def __init__(
+        self, points: Sequence[tuple[float, float]], area: tuple[float, float, float, float]
+    ) -> None:
+        self._taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+        self._area = area
+
+    def text(self, words: str, x: float, y: float) -> str:
+        """An element beside x, y; a thin line leads to it where it could not stand close by."""
+        wide, left, top, right, bottom = LETTER * len(words) + 2, *self._area
+        for far in FAR:
+            for across, down in AROUND:
+                start = x + across * (far + wide / 2) - wide / 2
+                middle = y + down * far
+                box = (start, middle - 6, start + wide, middle + 6)
+                inside = left <= box[0] and box[2] <= right and top <= box[1] and box[3] <= bottom
+                if inside and not any(_meet(box, other) for other in self._taken):
+                    self._taken.append(box)
+                    leader = ""
+                    if far > FAR[0]:
+                        leader = f'<path class="leader" d="M{x} {y}L{x + across * far:.1f} {middle:.1f}"/>'
+                    return f'{leader}<text x="{start + 1:.1f}" y="{middle + 4:.1f}">{clean(words)}</text>'
+        return ""
+
+
+def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def figure(
+    width: int, height: int, title: str, parts: Sequence[str], *, kind: str = "", said: str = ""
+) -> str:
+    """An SVG element for a page. title: what it shows; said: what it says, both for who cannot see it."""
+    description = f"<desc>{clean(said)}</desc>" if said else ""
     return (
         f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{clean(title)}"><title>{clean(title)}</title>{"".join(parts)}</svg>'
+        f'role="img" aria-label="{clean(title)}"><title>{clean(title)}</title>{description}'
+        f"{''.join(parts)}</svg>"
     )

@@ -5,66 +5,103 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from topfive.report.site.charts.frame import SERIES, Axis, Frame, clean, figure
+from topfive.report.site.charts.frame import SERIES, Axis, Frame, Labels, clean, figure, fitting
 from topfive.report.site.steps import Level
 
-__all__ = ["Series", "history_chart", "scaling_chart"]
+__all__ = ["Runs", "Series", "history_chart", "scaling_chart"]
 
 WIDTH, HEIGHT = 680, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 20, 16, 52
+LEFT, RIGHT, TOP, BOTTOM = 64, 34, 16, 52
 LEGEND_ROW = 20
+WIDE = 20.0
+"""Rates further apart than this ratio stand on a logarithmic axis; else the axis begins at 0."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """(batch, images a second) in the order of the batches. dashed: not measured here."""
+    """(batch, images a second) in the order of the batches. dashed: not measured here. hollow: simulated."""
 
     label: str
     points: tuple[tuple[int, float], ...]
     dashed: bool = False
+    hollow: bool = False
 
 
 def scaling_chart(series: Sequence[Series], title: str) -> str:
-    """Images a second against batch, both logarithmic, a line a series; "" without points."""
+    """Images a second against batch on a logarithmic axis, a numbered line a series; "" without points."""
     points = [point for one in series for point in one.points]
     if not points:
         return ""
     across = Axis.around([float(batch) for batch, _ in points], LEFT, WIDTH - RIGHT, log=True)
-    up = Axis.around([rate for _, rate in points], HEIGHT - BOTTOM, TOP, log=True)
+    rates = [rate for _, rate in points]
+    wide = max(rates) > WIDE * min(rates)
+    up = Axis.around(rates, HEIGHT - BOTTOM, TOP, log=wide, zero=not wide)
     batches = sorted({batch for batch, _ in points})
-    parts = Frame(across, up, "batch (log)", "images/s (log)").grid(
+    parts = Frame(across, up, "batch (log)", "images/s (log)" if wide else "images/s").grid(
         across_ticks=[(float(batch), str(batch)) for batch in batches]
     )
-    for number, one in enumerate(series):
-        style = f"s{number % SERIES}"
+    places = [(across.at(float(batch)), up.at(rate)) for batch, rate in points]
+    labels = Labels(places, (LEFT, TOP, WIDTH, HEIGHT - BOTTOM))
+    texts = []
+    for number, one in enumerate(series, 1):
+        style = f"s{(number - 1) % SERIES}"
         path = "L".join(f"{across.at(float(batch))} {up.at(rate)}" for batch, rate in one.points)
         parts.append(f'<path class="{style} line{" dashed" if one.dashed else ""}" d="M{path}"/>')
         for batch, rate in one.points:
             said = f"{one.label}, batch {batch}: {rate:.1f} images/s"
             parts.append(
-                f'<circle class="{style} {"hollow" if one.dashed else "dot"}" cx="{across.at(float(batch))}" '
+                f'<circle class="{style} {"hollow" if one.hollow else "dot"}" cx="{across.at(float(batch))}" '
                 f'cy="{up.at(rate)}" r="4"><title>{clean(said)}</title></circle>'
             )
-        x, y = LEFT + (number % 2) * (WIDTH - LEFT) // 2, HEIGHT + 4 + LEGEND_ROW * (number // 2)
-        parts.append(f'<path class="{style} line{" dashed" if one.dashed else ""}" d="M{x} {y}h22"/>')
-        parts.append(f'<text x="{x + 28}" y="{y + 4}">{clean(one.label)}</text>')
-    return figure(WIDTH, HEIGHT + LEGEND_ROW * ((len(series) + 1) // 2), title, parts)
+        last, rate = one.points[-1]
+        texts.append(labels.text(str(number), across.at(float(last)), up.at(rate)))
+        parts += _legend(number, one, style)
+    said = "; ".join(f"{one.label}: {_best(one)}" for one in series)
+    height = HEIGHT + LEGEND_ROW * ((len(series) + 1) // 2)
+    return figure(WIDTH, height, title, [*parts, *texts], said=f"The best of each: {said}.")
 
 
-def history_chart(values: Sequence[float], names: Sequence[str], levels: Sequence[Level], title: str) -> str:
-    """p50 in ms, a point a run, a line a level, the changes between levels as text; "" for fewer than two.
+def _best(series: Series) -> str:
+    batch, rate = max(series.points, key=lambda point: point[1])
+    return f"{rate:.1f} images/s at batch {batch}"
 
-    values: seconds, > 0. names: of the runs, in the same order.
-    """
-    if len(values) < 2:
+
+def _legend(number: int, one: Series, style: str) -> list[str]:
+    wide = (WIDTH - LEFT) // 2
+    x, y = LEFT + ((number - 1) % 2) * wide, HEIGHT + 4 + LEGEND_ROW * ((number - 1) // 2)
+    shown = fitting(f"{number}  {one.label}", wide - 40)
+    return [
+        f'<path class="{style} line{" dashed" if one.dashed else ""}" d="M{x} {y}h22"/>',
+        f'<circle class="{style} {"hollow" if one.hollow else "dot"}" cx="{x + 11}" cy="{y}" r="4"/>',
+        f'<text x="{x + 28}" y="{y + 4}">{clean(shown)}</text>',
+    ]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A history: seconds, > 0, short names for the axis, and whole ones. hollow: simulated."""
+
+    seconds: Sequence[float]
+    names: Sequence[str]
+    details: Sequence[str]
+    hollow: bool = False
+
+
+def history_chart(runs: Runs, levels: Sequence[Level], title: str) -> str:
+    """p50 in ms, a point a run, a line a level, the changes as text; "" for fewer than two runs."""
+    if len(runs.seconds) < 2:
         return ""
+    values, names = runs.seconds, runs.names
     milliseconds = [1e3 * value for value in values]
     height = 200
     across = Axis(-0.5, len(values) - 0.5, LEFT, WIDTH - RIGHT)
     up = Axis.around(milliseconds, height - BOTTOM, TOP, log=True)
     every = -(-len(values) // 8)
     ticks = [(float(n), name) for n, name in enumerate(names) if n % every == 0]
-    parts = Frame(across, up, "run, the newest at the right", "p50 in ms (log)").grid(across_ticks=ticks)
+    parts = Frame(across, up, "commit of each run, the newest at the right", "p50 in ms (log)").grid(
+        across_ticks=ticks
+    )
+    steps = []
     for place, level in enumerate(levels):
         y = up.at(1e3 * level.value)
         left, right = across.at(level.start - 0.5), across.at(level.end - 0.5)
@@ -73,10 +110,13 @@ def history_chart(values: Sequence[float], names: Sequence[str], levels: Sequenc
             change = 100 * (level.value / levels[place - 1].value - 1)
             parts.append(f'<path class="step" d="M{left} {TOP}V{height - BOTTOM}"/>')
             parts.append(f'<text class="strong" x="{left + 4}" y="{TOP + 10}">{change:+.1f} %</text>')
-    for number, (value, name) in enumerate(zip(milliseconds, names, strict=True)):
-        said = f"{name}: {value:.3f} ms"
+            steps.append(f"{change:+.1f} % at {names[level.start]}")
+    style = "s0 hollow" if runs.hollow else "s0 dot"
+    for number, (value, name) in enumerate(zip(milliseconds, runs.details, strict=True)):
         parts.append(
-            f'<circle class="s0 dot" cx="{across.at(number)}" cy="{up.at(value)}" r="3.5">'
-            f"<title>{clean(said)}</title></circle>"
+            f'<circle class="{style}" cx="{across.at(number)}" cy="{up.at(value)}" r="3.5">'
+            f"<title>{clean(f'{name}: {value:.3f} ms')}</title></circle>"
         )
-    return figure(WIDTH, height, title, parts)
+    found = f"{len(steps)} steps: {'; '.join(steps)}" if steps else "No steps"
+    said = f"{found}. The newest: {milliseconds[-1]:.3f} ms, {runs.details[-1]}."
+    return figure(WIDTH, height, title, parts, said=said)

@@ -11,6 +11,8 @@
   var search = document.getElementById("search");
   var chosen = Array.prototype.slice.call(form.querySelectorAll("select"));
   var shown = document.getElementById("shown");
+  var heads = Array.prototype.slice.call(table.tHead.rows[0].cells);
+  var sorted = null;
 
   function filter() {
     var wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -22,6 +24,35 @@
       count += there ? 1 : 0;
     });
     shown.textContent = count + " of " + rows.length + " cases";
+  }
+
+  // What is chosen stands behind the # of the address: it survives a reload, the way back, and a copied link.
+  function remember() {
+    var said = new URLSearchParams();
+    if (search.value) said.set("search", search.value);
+    chosen.forEach(function (one) { if (one.value) said.set(one.dataset.by, one.value); });
+    if (sorted) said.set("sort", (sorted.down ? "-" : "") + heads[sorted.column].textContent);
+    var address = said.toString();
+    try {
+      window.history.replaceState(null, "", address ? "#" + address : window.location.pathname + window.location.search);
+    } catch (refused) {
+      if (address) window.location.replace("#" + address);
+    }
+  }
+
+  function recall() {
+    var said = new URLSearchParams(window.location.hash.slice(1));
+    search.value = said.get("search") || "";
+    chosen.forEach(function (one) {
+      one.value = said.get(one.dataset.by) || "";
+      if (one.selectedIndex < 0) one.value = "";
+    });
+    var wanted = said.get("sort") || "";
+    heads.forEach(function (head, column) {
+      if (head.textContent === wanted) sort(column, false);
+      if ("-" + head.textContent === wanted) sort(column, true);
+    });
+    filter();
   }
 
   function key(row, column) {
@@ -36,6 +67,9 @@
   }
 
   function sort(column, down) {
+    heads.forEach(function (head) { head.removeAttribute("aria-sort"); });
+    heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
+    sorted = { column: column, down: down };
     var keyed = rows.map(function (row, place) { return [key(row, column), place, row]; });
     keyed.sort(function (a, b) {
       if (a[0] === null || b[0] === null) return (a[0] === null) - (b[0] === null) || a[1] - b[1];
@@ -45,23 +79,28 @@
     keyed.forEach(function (one) { body.appendChild(one[2]); });
   }
 
-  Array.prototype.forEach.call(table.tHead.rows[0].cells, function (head, column) {
+  heads.forEach(function (head, column) {
     var button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent;
     head.textContent = "";
     head.appendChild(button);
     button.addEventListener("click", function () {
-      var down = head.getAttribute("aria-sort") === "ascending";
-      Array.prototype.forEach.call(table.tHead.rows[0].cells, function (other) { other.removeAttribute("aria-sort"); });
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      sort(column, down);
+      sort(column, head.getAttribute("aria-sort") === "ascending");
+      remember();
     });
   });
+  function changed() {
+    filter();
+    remember();
+  }
   form.hidden = false;
-  form.addEventListener("input", filter);
-  form.addEventListener("change", filter);
+  form.addEventListener("input", changed);
+  form.addEventListener("change", changed);
   form.addEventListener("submit", function (event) { event.preventDefault(); });
-  form.addEventListener("reset", function () { window.setTimeout(filter, 0); });
-  filter();
+  form.addEventListener("reset", function () { window.setTimeout(changed, 0); });
+  // The browser may fill in the form once more after this script: pageshow comes later.
+  window.addEventListener("pageshow", recall);
+  window.addEventListener("hashchange", recall);
+  recall();
 })();
