@@ -77,11 +77,14 @@ def build_report(
 def _simulations(content: Content) -> dict[str, str]:
     """What is simulated or emulated about each target that is, and each of its variants."""
     known = {*targets.names(), *(target for _, target, _ in content.cases())}
-    plain = {name: targets.plain_name(name) for name in sorted(known)}
-    found = {
-        name: targets.get(target).simulation() for name, target in plain.items() if target in targets.names()
-    }
+    found = {name: _simulation(name) for name in sorted(known)}
     return {name: what for name, what in found.items() if what}
+
+
+def _simulation(name: str) -> str:
+    """What is simulated about a target or a variant; "" for a device, and where it is not installed."""
+    target = targets.plain_name(name)
+    return targets.get(target).simulation() if target in targets.names() else ""
 
 
 def _say(output: Path, content: Content, files: int, size: int, *, as_json: bool) -> None:
@@ -161,7 +164,7 @@ def _loss(card: Card, target: str, quant: str, batch: Array, cache: Path | None)
     reference = topfive.build(card, target=REFERENCE[0], quant=REFERENCE[1], cache=cache, progress=progress)
     other = topfive.build(card, target=target, quant=quant, cache=cache, progress=progress)
     found = compare_layers(reference, other, batch)
-    name = marked(target, _simulations())
+    name = marked(target, {target: _simulation(target)})
     return LayerLoss(f"{name} {quant}", " ".join(REFERENCE), found.layers)
 
 
