@@ -17,12 +17,11 @@ import pytest
 import topfive
 from topfive import targets
 from topfive.errors import OptionError, RunError
-from topfive.targets import tools as tools_module
 from topfive.targets.aic100 import probe
 from topfive.targets.aic100.toolchain import SIMULATED, find_tools
 from topfive.targets.base import Artifact
 
-from aic100_tools import EMULATORS, MODEL, MOTIF, REAL, SMALL, Emulated, build, emulated, pictures
+from aic100_tools import EMULATORS, MODEL, MOTIF, REAL, SMALL, Emulated, build, emulated, installed, pictures
 
 pytestmark = pytest.mark.aic100
 STAND_IN = EMULATORS / "qaic_onnxrt"
@@ -36,12 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """The tools, well and free; folders of runs where they can be counted."""
-    monkeypatch.setattr(tools_module, "GRACE_SECONDS", 0.2)
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    found = Emulated(tmp_path, monkeypatch)
-    found.install()
-    return found
+    return installed(tmp_path, monkeypatch)
 
 
 @pytest.fixture
