@@ -17,6 +17,9 @@ import pytest
 import topfive
 from topfive import targets
 from topfive.errors import OptionError, RunError
+from topfive.pipeline import resolve_card
+from topfive.suite.golden_check import GoldenCheck
+from topfive.suite.pictures import Pictures
 from topfive.targets.aic100 import probe
 from topfive.targets.aic100.toolchain import SIMULATED, find_tools
 from topfive.targets.base import Artifact
@@ -181,6 +184,20 @@ def test_the_process_is_an_option_that_only_runs(cache: Path) -> None:
     assert opened(cache, process="own").path == opened(cache).path
     with pytest.raises(OptionError, match="process"):
         targets.get("aic100").configured({"process": "other"})
+
+
+@pytest.mark.usefixtures("provider")
+@emulated
+def test_no_golden_is_made_with_an_emulated_provider(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setattr(onnxruntime, "__doc__", "topfive's emulated onnxruntime")
+    check = GoldenCheck(resolve_card(MODEL), tmp_path / "golden", True, "", lambda **_: None, cache)
+    refused = pytest.raises(RunError, match="no golden is made with emulated tools")
+    with topfive.open(opened(cache, ols="11")) as runner, refused:
+        check.check(runner, Pictures(resolve_card(MODEL), 1, 1))
+    assert not list(tmp_path.glob("golden/**/*.json"))
 
 
 @emulated
