@@ -104,7 +104,7 @@ RUNNING = {
     "provider_run": "QAicExecutionProvider failed",
     "provider_shape": r"QAicExecutionProvider gave \[4, 99\], not \[4, 100\]",
     "provider_dies": "QAicExecutionProvider's process died of signal 11 .SIGSEGV. while running a batch of 4",
-    "provider_hang_run": "running a batch of 4 in QAicExecutionProvider did not end within 10 s and was",
+    "provider_hang_run": "running a batch of 4 in QAicExecutionProvider did not end within 15 s and was",
 }
 
 
@@ -124,7 +124,7 @@ def test_a_provider_that_does_not_open(cache: Path, tools: Emulated, tmp_path: P
 @pytest.mark.usefixtures("provider")
 @emulated
 def test_a_provider_that_fails(cache: Path, tools: Emulated, tmp_path: Path, failure: str) -> None:
-    artifact = opened(cache, run_limit="10" if "hang" in failure else "60")
+    artifact = opened(cache, run_limit="15" if "hang" in failure else "60")
     with topfive.open(artifact) as runner:
         assert runner.run(pictures(1)).shape == (1, 100)
         tools.told(failure=failure)
