@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import topfive
+from topfive.targets import tools as tools_module
 from topfive.targets.aic100 import probe
 from topfive.targets.aic100.toolchain import find_tools
 from topfive.targets.base import Artifact
@@ -51,6 +52,16 @@ class Emulated:
         """How often the device was asked since."""
         counter = Path(f"{self._file}.queries")
         return int(counter.read_text(encoding="utf-8")) if counter.exists() else 0
+
+
+def installed(folder: Path, patch: pytest.MonkeyPatch) -> Emulated:
+    """The tools, well and free; runs that fail leave their working directories in folder/temporary."""
+    patch.setattr(tools_module, "GRACE_SECONDS", 0.2)
+    (folder / "temporary").mkdir()
+    patch.setattr("tempfile.tempdir", str(folder / "temporary"))
+    found = Emulated(folder, patch)
+    found.install()
+    return found
 
 
 MODEL = "pocket_resnet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -24,8 +25,7 @@ from topfive.errors import CompileError, OptionError, RunError, TopfiveError
 from topfive.pipeline import resolve_card
 from topfive.suite.golden_check import GoldenCheck
 from topfive.suite.pictures import Pictures
-from topfive.targets import tools as tools_module
-from topfive.targets.aic100 import device
+from topfive.targets.aic100 import device, toolchain
 from topfive.targets.aic100.compiling import clip_weights, named_as_exported, seeded_input
 from topfive.targets.aic100.target import Aic100Target
 from topfive.targets.aic100.toolchain import SIMULATED
@@ -42,6 +42,7 @@ from aic100_tools import (
     build,
     emulated,
     gone,
+    installed,
     pictures,
 )
 
@@ -56,13 +57,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """The tools, well and free."""
-    monkeypatch.setattr(tools_module, "GRACE_SECONDS", 0.2)
-    # Working directories of runs that fail stay.
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    found = Emulated(tmp_path, monkeypatch)
-    found.install()
-    return found
+    return installed(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -381,6 +376,7 @@ MEASURING_FAILURES = {
     "garbled_latency": ["line 6: 'N/A' is no time in microseconds"],
     "nan_output": ["the device's output holds NaN or infinity"],
     "wrong_output": ["the device's output is not float32's", "--option tolerance="],
+    "wrong_instance": ["instance 1 of 2: the device's output is not float32's"],
 }
 
 
@@ -506,6 +502,17 @@ def test_a_hot_device_is_measured_when_it_is_cool(cache: Path, tools: Emulated) 
 
 
 @emulated
+def test_a_query_that_hangs_is_killed(
+    artifact: Artifact, tools: Emulated, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(toolchain, "QUERY_SECONDS", 2.0)
+    tools.told(failure="query_hang", children=str(tmp_path / "pids"))
+    with pytest.raises(RunError, match="qaic-util did not end within 2 s and was killed"):
+        topfive.open(artifact)
+    assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text(encoding="utf-8").split())
+
+
+@emulated
 def test_another_device(cache: Path, tools: Emulated) -> None:
     tools.told(devices=[0, 5])
     with topfive.open(build(cache, device="5")) as runner:
@@ -600,6 +607,8 @@ def test_what_the_tool_measures(cache: Path, tmp_path: Path) -> None:
     assert figures.details["latency_column"] == "totalRoundtripTimeUs"
     (folder,) = (tmp_path / "work").iterdir()
     assert figures.details["folder"] == str(folder)
+    # It stays whole when the artifact goes.
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
     outputs = folder / "outputFiles" / f"fp16-{MOTIF}"
     assert {path.name for path in outputs.iterdir()} == {
         "output-activation-0-inf-0.bin",
@@ -645,6 +654,14 @@ def test_what_is_odd_is_said(cache: Path, tools: Emulated) -> None:
         little, silent = figures.warnings
         assert "Little's law" in little
         assert silent == "the device does not say its temperature"
+        tools.told(failure="cut_latency")
+        figures = runner.device_figures()
+        assert figures is not None
+        assert any("there are latencies of 2 inferences" in warning for warning in figures.warnings)
+        tools.told(failure="ends_early")
+        figures = runner.device_figures()
+        assert figures is not None
+        assert any("1 s were asked for" in warning for warning in figures.warnings)
         tools.told(failure="unnamed_latency")
         figures = runner.device_figures()
         assert figures is not None
@@ -663,6 +680,25 @@ def test_the_measure_command(cache: Path) -> None:
     found = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
     assert found["images_per_s"] > 0
     assert found["simulated"] == ("" if REAL else SIMULATED)
+
+
+@emulated
+def test_a_measurement_that_fails_says_how_to_repeat_it(cache: Path, tools: Emulated) -> None:
+    options = {**SMALL, **QUICK, "extra": "-multicast-weights -use-producer-dma=1"}
+    flags = [f"--option={name}={value}" for name, value in options.items()]
+    command = ["measure", MODEL, "--target", "aic100", "--quant", "force_float16", *flags]
+    tools.told(failure="nan_output")
+    result = CliRunner().invoke(app, [*command, "--artifact-cache", str(cache)])
+    assert isinstance(result.exception, RunError)
+    shown = result.exception.repeat_command
+    assert shown.startswith(
+        f"topfive measure {MODEL} --target aic100 --quant force_float16 --option batch-size=4"
+    )
+    words = shlex.split(shown)
+    assert "extra=-multicast-weights -use-producer-dma=1" in words
+    again = CliRunner().invoke(app, [*words[1:], "--artifact-cache", str(cache)])
+    assert isinstance(again.exception, RunError)
+    assert again.exception.message == result.exception.message
 
 
 def test_measuring_where_there_is_no_tool(cache: Path) -> None:

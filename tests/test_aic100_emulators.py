@@ -125,6 +125,10 @@ def test_each_says_what_it_is(tmp_path: Path, name: str) -> None:
         ({"-onnx-define-symbol=batch_size,2": None}, "symbol batch_size of input is not defined"),
         ({"-onnx-define-symbol=batch_size,2": "-onnx-define-symbol=N,2"}, "has no symbol N"),
         ({"-aic-binary-dir=qpc": "-aic-binary-dir=out"}, "the directory out exists already"),
+        ({"-ols=1": "-aic-depth-first-mem=7"}, "'7' value invalid"),
+        ({"-ols=1": "-aic-depth-first-mem=33"}, "'33' value invalid"),
+        ({"-ols=1": "-mos=1,"}, "'1,' value invalid"),
+        ({"-ols=1": "-sdp-cluster-sizes=7;7"}, "'7;7' value invalid"),
         ({"-ols=1": "-aic-hw"}, "may only occur zero or one times"),
     ],
     ids=lambda value: value if isinstance(value, str) else "_".join(f"{a}:{b}" for a, b in value.items()),
@@ -149,10 +153,17 @@ def write_input(folder: Path, **changed: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "way", [["-i", "in.raw"], ["--aic-batch-json-input", "in.json"], ["-input-file=in.raw"]]
+    "way",
+    [
+        ["-i", "in.raw"],
+        ["--aic-batch-json-input", "in.json"],
+        ["-input-file=in.raw"],
+        ["--aic-batch-input-file-list", "list.txt"],
+    ],
 )
 def test_the_runner_runs(compiled: Path, way: Sequence[str]) -> None:
     values = write_input(compiled)
+    (compiled / "list.txt").write_text("./in.raw", encoding="utf-8")
     done = tool(compiled, "qaic-runner", "-t", "qpc", "-n", "1", "-write-output-dir", "out", *way)
     assert (done.returncode, done.stderr) == (0, "")
     found = np.fromfile(compiled / "out" / "output-activation-0-inf-0.bin", "<f4").reshape(2, 2)
@@ -196,6 +207,9 @@ def test_the_runner_measures(compiled: Path) -> None:
         (["-t", "qpc", "-i", "in.raw", "-i", "in.raw"], 1, "2 input files"),
         (["-t", "qpc", "-i", "in.raw", "--aic-batch-json-input", "in.json"], 1, "-i and --aic-batch"),
         (["-t", "qpc", "--aic-batch-json-input", "model.onnx"], 1, "model.onnx"),
+        (["-t", "qpc", "--aic-batch-input-file-list", "none.txt"], 1, "none.txt"),
+        (["-t", "qpc", "--aic-batch-input-file-list", "in.json"], 1, "in.json: one line"),
+        (["-t", "qpc", "-i", "in.raw", "--aic-batch-input-file-list", "in.json"], 1, "two inputs"),
         (["-t", "qpc", "--aic-profiling-type", "all"], 1, "Invalid profiling type"),
         (["-t", "qpc", "more"], 1, "Failed to validate arguments: more"),
         (["-t", "qpc", "--no-such-option"], 0, "unrecognized option '--no-such-option'"),

@@ -36,9 +36,11 @@ from topfive.targets.aic100.figures import (
     little_warning,
     parse_statistics,
     read_latencies,
+    short_warning,
 )
 from topfive.targets.aic100.provider import settings as provider_settings
 from topfive.targets.aic100.provider import write_settings
+from topfive.targets.aic100.runner import clipped_warning
 from topfive.targets.aic100.target import Aic100Target
 from topfive.targets.aic100.toolchain import compile_command, inference_command, privileged, run_command
 from topfive.targets.aic100.work import input_flags, write_commands, write_input
@@ -340,6 +342,30 @@ def test_the_file_of_commands(tmp_path: Path) -> None:
 # The statistics line
 
 LINE = "InferenceCnt 21961 TotalDuration 20063118us BatchSize 4 Inf/Sec 4378.382"
+
+
+def test_clipped_weights_are_said() -> None:
+    assert clipped_warning({}) == ""
+    assert clipped_warning({"a.w": 3, "b": 1}).endswith("clipped to +-65504: 3 of a.w, 1 of b")
+
+
+@pytest.mark.parametrize(
+    ("inferences", "microseconds", "latencies", "words"),
+    [
+        (21961, 20063118, 21961, ""),
+        (21961, 19000000, 21961, ""),
+        (21961, 18999999, 21961, "it measured for 19.00 s, 20 s were asked for"),
+        (21961, 20063118, 21960, "there are latencies of 21960 inferences, 21961 were counted"),
+        (5, 1, 6, "it measured for 0.00 s, 20 s were asked for; there are latencies of 6 inferences, 5"),
+    ],
+    ids=["whole", "nearly", "early", "cut", "both"],
+)
+def test_a_measurement_that_is_not_whole_is_said(
+    inferences: int, microseconds: int, latencies: int, words: str
+) -> None:
+    found = short_warning(Statistics(inferences, microseconds, 4, 1.0), latencies, 20)
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
 
 
 def test_the_documented_statistics() -> None:

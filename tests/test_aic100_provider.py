@@ -17,12 +17,14 @@ import pytest
 import topfive
 from topfive import targets
 from topfive.errors import OptionError, RunError
-from topfive.targets import tools as tools_module
+from topfive.pipeline import resolve_card
+from topfive.suite.golden_check import GoldenCheck
+from topfive.suite.pictures import Pictures
 from topfive.targets.aic100 import probe
 from topfive.targets.aic100.toolchain import SIMULATED, find_tools
 from topfive.targets.base import Artifact
 
-from aic100_tools import EMULATORS, MODEL, MOTIF, REAL, SMALL, Emulated, build, emulated, pictures
+from aic100_tools import EMULATORS, MODEL, MOTIF, REAL, SMALL, Emulated, build, emulated, installed, pictures
 
 pytestmark = pytest.mark.aic100
 STAND_IN = EMULATORS / "qaic_onnxrt"
@@ -36,12 +38,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulated:
     """The tools, well and free; folders of runs where they can be counted."""
-    monkeypatch.setattr(tools_module, "GRACE_SECONDS", 0.2)
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    found = Emulated(tmp_path, monkeypatch)
-    found.install()
-    return found
+    return installed(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -107,7 +104,7 @@ RUNNING = {
     "provider_run": "QAicExecutionProvider failed",
     "provider_shape": r"QAicExecutionProvider gave \[4, 99\], not \[4, 100\]",
     "provider_dies": "QAicExecutionProvider's process died of signal 11 .SIGSEGV. while running a batch of 4",
-    "provider_hang_run": "running a batch of 4 in QAicExecutionProvider did not end within 10 s and was",
+    "provider_hang_run": "running a batch of 4 in QAicExecutionProvider did not end within 15 s and was",
 }
 
 
@@ -127,7 +124,7 @@ def test_a_provider_that_does_not_open(cache: Path, tools: Emulated, tmp_path: P
 @pytest.mark.usefixtures("provider")
 @emulated
 def test_a_provider_that_fails(cache: Path, tools: Emulated, tmp_path: Path, failure: str) -> None:
-    artifact = opened(cache, run_limit="10" if "hang" in failure else "60")
+    artifact = opened(cache, run_limit="15" if "hang" in failure else "60")
     with topfive.open(artifact) as runner:
         assert runner.run(pictures(1)).shape == (1, 100)
         tools.told(failure=failure)
@@ -187,6 +184,20 @@ def test_the_process_is_an_option_that_only_runs(cache: Path) -> None:
     assert opened(cache, process="own").path == opened(cache).path
     with pytest.raises(OptionError, match="process"):
         targets.get("aic100").configured({"process": "other"})
+
+
+@pytest.mark.usefixtures("provider")
+@emulated
+def test_no_golden_is_made_with_an_emulated_provider(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setattr(onnxruntime, "__doc__", "topfive's emulated onnxruntime")
+    check = GoldenCheck(resolve_card(MODEL), tmp_path / "golden", True, "", lambda **_: None, cache)
+    refused = pytest.raises(RunError, match="no golden is made with emulated tools")
+    with topfive.open(opened(cache, ols="11")) as runner, refused:
+        check.check(runner, Pictures(resolve_card(MODEL), 1, 1))
+    assert not list(tmp_path.glob("golden/**/*.json"))
 
 
 @emulated

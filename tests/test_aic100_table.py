@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from topfive.targets.aic100.options import OPTIONS
 from topfive.targets.aic100.target import Aic100Target
 from topfive.targets.aic100.toolchain import compile_command
 
-from aic100_tools import Emulated
+from aic100_tools import EMULATORS, Emulated
 
 CARDS = load_cards()
 ROWS = read_table(table_source(""))
@@ -169,6 +170,20 @@ def test_a_row_configures_a_card_of_the_zoo(row: Row) -> None:
         clusters = [int(size) for size in flag.partition("=")[2].split(",")]
         assert sum(clusters) == found.cores
         assert len(clusters) == len(found.mos.split(","))
+
+
+def test_the_emulated_compiler_takes_the_flags_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EMULATORS))
+    spec = spec_from_file_location("emulated_compiler", EMULATORS / "compiler.py")
+    assert spec is not None
+    assert spec.loader is not None
+    compiler = module_from_spec(spec)
+    spec.loader.exec_module(compiler)
+    for row in ROWS:
+        found = configure(row["MODEL_NAME"], {"objective": row["OBJECTIVE"]}, ROWS)
+        told = compiler.parse("qaic-exec", compile_command("qaic-exec", found, {"batch_size": 1})[1:])
+        assert told.get("mos", [""]) == [row["MOS"]]
+        assert len(told) == 10 + len(found.extra) + bool(found.mos)
 
 
 def column(option: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from shlex import quote
 
 __all__ = [
     "CacheError",
@@ -97,7 +98,8 @@ class StageError(TopfiveError):
         super().__init__(message, details=details)
         self.model = self.target = self.quant = ""
         self.options: Mapping[str, str] = {}
-        # What else the command that repeats it is told.
+        # The command that repeats it, and what else it is told.
+        self.command = "build"
         self.flags = ""
 
     def located(
@@ -112,8 +114,9 @@ class StageError(TopfiveError):
     @property
     def repeat_command(self) -> str:
         """The shell command that repeats this stage outside pytest."""
-        chosen = "".join(f" --option {name}={value}" for name, value in sorted(self.options.items()))
-        return f"topfive build {self.model} --target {self.target} --quant {self.quant}{chosen}{self.flags}"
+        chosen = [f"--option {quote(f'{name}={value}')}" for name, value in sorted(self.options.items())]
+        place = (quote(self.model), f"--target {self.target}", f"--quant {self.quant}")
+        return " ".join(("topfive", self.command, *place, *chosen)) + self.flags
 
     def __str__(self) -> str:
         if not self.model:

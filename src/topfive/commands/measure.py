@@ -12,7 +12,7 @@ from topfive import targets
 from topfive.cache import cache_root
 from topfive.commands import print_json
 from topfive.commands.build import progress
-from topfive.errors import OptionError
+from topfive.errors import OptionError, StageError
 from topfive.suite.measuring import device_lock
 from topfive.targets.base import Artifact, DeviceFigures
 
@@ -36,8 +36,12 @@ def measure_model(
     artifact = topfive.build(
         model, target=target, quant=quant, cards=cards, cache=cache, progress=progress, options=options
     )
-    with topfive.open(artifact) as runner, device_lock(cache_root(cache), targets.get(target)):
-        figures = runner.device_figures()
+    try:
+        with topfive.open(artifact) as runner, device_lock(cache_root(cache), targets.get(target)):
+            figures = runner.device_figures()
+    except StageError as error:
+        error.command = "measure"
+        raise
     if figures is None:
         raise OptionError(
             f"target {target} has no tool of its own that measures: "

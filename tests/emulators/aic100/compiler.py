@@ -31,7 +31,7 @@ FLAGS: dict[str, str | None] = {
     "multicast-weights": FLAG,
     "use-producer-dma": NUMBER,
     "aic-enable-depth-first": FLAG,
-    "aic-depth-first-mem": NUMBER,
+    "aic-depth-first-mem": r"[89]|[12]\d|3[0-2]",
     "sdp-cluster-sizes": NUMBERS,
     "aic-profiling-type": r"stats|trace|latency",
 }

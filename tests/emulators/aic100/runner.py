@@ -143,10 +143,13 @@ def read_input(job: Job, program: Program) -> Any:
     import numpy as np
 
     wanted = program.described["input"]
-    if "json" in job.values and job.inputs:
-        raise RefusedError("Failed to validate arguments: -i and --aic-batch-json-input")
+    ways = [way for way in ("json", "list") if way in job.values] + ["i"] * bool(job.inputs)
+    if len(ways) > 1:
+        raise RefusedError("Failed to validate arguments: -i and --aic-batch-json-input are two inputs")
     if "json" in job.values:
         path = json_input(Path(job.values["json"]), wanted)
+    elif "list" in job.values:
+        path = listed_input(Path(job.values["list"]))
     elif job.inputs:
         if len(job.inputs) != 1:
             raise RefusedError(
@@ -160,6 +163,17 @@ def read_input(job: Job, program: Program) -> Any:
     if path.stat().st_size != 4 * math.prod(wanted["dims"]):
         raise RefusedError(f"Failed to run QAIC runner: {path} has {path.stat().st_size} bytes")
     return np.fromfile(path, "<f4").reshape(wanted["dims"])
+
+
+def listed_input(path: Path) -> Path:
+    """The one file of the one line: an inference a line, its files separated by commas."""
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise RefusedError(f"Failed to run QAIC runner: {path}: {error!r}") from None
+    if len(lines) != 1 or "," in lines[0]:
+        raise RefusedError(f"Failed to run QAIC runner: {path}: one line with one file is emulated")
+    return Path(lines[0])
 
 
 def json_input(path: Path, wanted: dict[str, Any]) -> Path:
@@ -183,11 +197,11 @@ class Done:
     output: Any
 
 
-def run_all(job: Job, program: Program, buffer: Any) -> Done:
+def run_all(job: Job, program: Program, buffer: Any, *, early: bool) -> Done:
     """A queue of instances x set size inferences, filled up until the time or the number is reached."""
     instances, waiting = job.number("a", 1), job.number("S", 10)
     total = None if "time" in job.values else job.number("n", 40)
-    limit = float(job.number("time", 0))
+    limit = float(job.number("time", 0)) * (0.5 if early else 1)
     start = time.perf_counter()
     first = instances * waiting if total is None else min(total, instances * waiting)
     queue = deque((number % instances, start) for number in range(first))
@@ -219,7 +233,7 @@ def write_latencies(job: Job, done: Done, failure: str) -> None:
             whole = 1e6 * (end - since) * (20 if failure == "slow_latency" else 1)
             text = "N/A" if failure == "garbled_latency" and number == 0 else f"{whole:.1f}"
             lines.append(f"{number}, {text}, 1, 0, 1, {text}, 1, 1, 0, {text}, 0, 1")
-        kept = lines[:5] if failure == "empty_latency" else lines
+        kept = lines[: {"empty_latency": 5, "cut_latency": 6}.get(failure, len(lines))]
         Path(path).write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
@@ -232,13 +246,14 @@ def write_outputs(job: Job, program: Program, output: Any, failure: str) -> None
     if failure == "wrong_output":
         values = values[:, ::-1].copy()
     content = values.tobytes()[: -4 if failure == "truncated_output" else None]
+    other = values[:, ::-1].tobytes() if failure == "wrong_instance" else content
     folder, name = job.values.get("output-folder", "."), program.described["output"]["name"]
     for instance in range(job.number("a", 1)):
         for number in range(job.number("output-samples", 1)):
             path = f"{folder}/{name}-activation-{instance}-inf-{number}.bin"
             print(f"Writing file:{path}")
             if failure != "missing_output":
-                Path(path).write_bytes(content)
+                Path(path).write_bytes(other if instance else content)
 
 
 def say_statistics(done: Done, batch: int, failure: str) -> None:
@@ -267,7 +282,7 @@ def run(arguments: list[str]) -> int:
     program = read_program(Path(job.values["t"]))
     if program.described["cores"] * job.number("a", 1) > told["nsp_total"]:
         raise RefusedError("Failed to initialize QAIC runner")
-    done = run_all(job, program, read_input(job, program))
+    done = run_all(job, program, read_input(job, program), early=failure == "ends_early")
     if failure == "run_killed":
         die()
     if failure == "garbage":

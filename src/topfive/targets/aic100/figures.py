@@ -26,6 +26,7 @@ __all__ = [
     "little_warning",
     "parse_statistics",
     "read_latencies",
+    "short_warning",
 ]
 
 LINE = re.compile(r"InferenceCnt (\d+) TotalDuration (\d+)us BatchSize (\d+) Inf/Sec (\d+(?:\.\d+)?)")
@@ -36,6 +37,8 @@ FALLBACK = -3
 """The column that run_cv_classifier.py takes, whatever its name."""
 RATE_TOLERANCE = 1e-3
 """Part of the rate by which the line may differ from what its own numbers give."""
+EARLY = 0.95
+"""Part of the time that was asked for, below which a measurement ended early."""
 LITTLE_FACTOR = 1.5
 """How far latency and throughput may be from Little's law before it is said."""
 
@@ -148,6 +151,19 @@ def _seconds(row: Sequence[str], at: int, columns: int, path: Path, line: int) -
     if not 0 < value < math.inf:
         raise RunError(f"{path}, line {line}: {row[at]!r} is no time in microseconds", details=",".join(row))
     return value / 1e6
+
+
+def short_warning(statistics: Statistics, latencies: int, seconds: int) -> str:
+    """What is wrong when a measurement ended early or has not the latency of each inference, or "".
+
+    latencies: how many there are. seconds: that were asked for.
+    """
+    found = []
+    if statistics.microseconds < EARLY * 1e6 * seconds:
+        found.append(f"it measured for {statistics.microseconds / 1e6:.2f} s, {seconds} s were asked for")
+    if latencies != statistics.inferences:
+        found.append(f"there are latencies of {latencies} inferences, {statistics.inferences} were counted")
+    return "; ".join(found)
 
 
 def little_warning(images_per_s: float, mean: float, *, batch: int, instances: int, set_size: int) -> str:

@@ -26,12 +26,15 @@ def _tuning(help_text: str, values: tuple[str, ...] = (), pattern: str = "", for
 def _running(
     default: str, help_text: str, values: tuple[str, ...] = (), pattern: str = "", form: str = ""
 ) -> TargetOption:
-    return TargetOption(values, default, help_text, pattern, form, running=True)
+    said = f"{help_text} (default: {default})" if default else help_text
+    return TargetOption(values, default, said, pattern, form, running=True)
 
 
 OPTIONS: Mapping[str, TargetOption] = MappingProxyType(
     {
-        "objective": TargetOption(OBJECTIVES, OBJECTIVES[0], "what the configuration is chosen for"),
+        "objective": TargetOption(
+            OBJECTIVES, OBJECTIVES[0], f"what the configuration is chosen for (default: {OBJECTIVES[0]})"
+        ),
         "batch-size": _tuning("pictures an inference", (), NUMBER, A_NUMBER),
         "image-size": TargetOption(
             (), "", "height and width: must be the model's (default: the model's)", NUMBER, A_NUMBER
@@ -44,7 +47,9 @@ OPTIONS: Mapping[str, TargetOption] = MappingProxyType(
         "extra": _tuning("more flags of the compiler", (NONE,), r"\s*-(.|\s)*", "FLAGS"),
         "opset": TargetOption((), "", "ONNX opset to convert to (default: as built)", r"[1-9]\d?", "N"),
         "lut": TargetOption((), "", "a table lut_cv_classifiers.csv (default: ours)", r".+", "FILE"),
-        "runtime": TargetOption((TOOLS, PROVIDER), TOOLS, "qaic-runner, or ONNX Runtime's QAic provider"),
+        "runtime": TargetOption(
+            (TOOLS, PROVIDER), TOOLS, f"qaic-runner, or ONNX Runtime's QAic provider (default: {TOOLS})"
+        ),
         "time": _running("20", "seconds of a measurement", (), r"[1-9]\d{0,4}", "1 to 99999"),
         "device": _running("0", "device (QID)", tuple(str(number) for number in range(8))),
         "run-only": _running("no", "never compile: what is not compiled yet is an error", ("no", "yes")),

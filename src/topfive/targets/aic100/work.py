@@ -121,10 +121,13 @@ def new_folder(name: str, keep: str = "") -> Iterator[Path]:
 def opened(artifact: Path, configuration: Configuration, name: str, keep: str = "") -> Iterator[Path]:
     """A working directory for one run: model and program of an artifact, nothing of another run.
 
-    name, keep: see `new_folder`.
+    name, keep: see `new_folder`. One that stays has copies, and needs the artifact no more.
     """
     with new_folder(name, keep) as folder:
-        for link in (MODEL.parent, Path(binary_folder(configuration))):
-            (folder / link).symlink_to((artifact / link).resolve(), target_is_directory=True)
+        for part in (MODEL.parent, Path(binary_folder(configuration))):
+            if keep:
+                shutil.copytree(artifact / part, folder / part)
+            else:
+                (folder / part).symlink_to((artifact / part).resolve(), target_is_directory=True)
         lay_out(folder, configuration)
         yield folder
