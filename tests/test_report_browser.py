@@ -6,15 +6,18 @@ Screenshots are kept where TOPFIVE_SCREENSHOTS names a folder.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from topfive.cards import load_cards
+from topfive.records import list_records
 from topfive.records.published import published_rows
 from topfive.report.site import Material, read_content, site_files, write_site
 from topfive.report.site.thumbnails import Thumbnails
@@ -297,3 +300,57 @@ def test_nothing_is_wider_than_the_window(open_browser: Open, site: Path) -> Non
             wide = browser.execute_script("return document.documentElement.scrollWidth")
             shot(browser, f"{width}-{Path(page).stem}")
             assert wide <= width, page
+
+
+# A picture below the window is loaded when it comes into it.
+BROKEN_PICTURES = "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+LINKS = (
+    "return [...document.links].map(a => a.href.split('#')[0]).concat([...document.images].map(i => i.src))"
+)
+P50 = (
+    "return Object.fromEntries([...document.querySelectorAll('#overview tbody tr')].map(r => "
+    "[[...r.cells].slice(0, 3).map(c => c.textContent.replace('~', '').trim()).join(' '), "
+    "r.cells[5].dataset.v]))"
+)
+
+
+# Read before the tests get an environment of their own.
+MADE = os.environ.get("TOPFIVE_SITE", ""), os.environ.get("TOPFIVE_RECORDS", "")
+
+
+@pytest.mark.skipif(
+    not all(MADE),
+    reason="TOPFIVE_SITE and TOPFIVE_RECORDS name no site and its records: `tox run -e site` makes them",
+)
+def test_a_made_site(open_browser: Open) -> None:
+    """Every page of a site that was made of real runs, and their figures in it."""
+    root, records = (Path(folder).resolve() for folder in MADE)
+    pages = sorted(root.rglob("*.html"))
+    assert {page.parent.name for page in pages} == {root.name, "models", "runs"}
+    browser = open_browser()
+    for page in pages:
+        browser.get(page.as_uri())
+        assert errors_of(browser) == []
+        assert browser.execute_script(BROKEN_PICTURES) == []
+        links = {urlsplit(link) for link in browser.execute_script(LINKS)}
+        linked = {Path(unquote(link.path)) for link in links if link.scheme == "file"}
+        assert [path for path in linked if not path.is_file()] == []
+        shot(browser, f"made-{page.stem}")
+    assert all(url.startswith(("file://", "data:")) for url in requested(browser))
+
+    browser.get((root / "index.html").as_uri())
+    shown = browser.execute_script(P50)
+    tests = [test for stored in list_records(records) for test in stored.record["tests"]]
+    measured = {
+        " ".join(test["case"][name] for name in ("model", "target", "quant")): test["values"]["p50"]
+        for test in tests
+        if test["kind"] == "latency" and test["case"]["batch"] == 1 and test["outcome"] == "passed"
+    }
+    assert len(measured) > 10
+    assert {name: float(shown[name]) for name in measured} == pytest.approx(measured, rel=1e-5)
+    scenarios = [test for test in tests if test["kind"] == "scenario"]
+    assert len({test["loadgen"]["key"] for test in scenarios}) == 8
+    for test in scenarios:
+        page = root / "models" / f"{test['case']['model']}.html"
+        text = page.read_text(encoding="utf-8")
+        assert re.search(rf"{test['loadgen']['key']}</td><td>[^/]{{,40}}>VALID<", text)
