@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 
 from topfive import sources
 from topfive.cards import Card, load_cards
 from topfive.errors import FetchError
+from topfive.images import load_profile
 from topfive.sources.export import exported_path, unfetched_reason
 
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None
@@ -82,11 +86,22 @@ def test_the_extra_is_named_when_torch_is_absent(tmp_path: Path) -> None:
         export(card(), tmp_path, seed=0)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks are faster on one thread, and cheaper: the others would wait, spinning."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 FAMILIES = (
     "resnet18",
-    "mobilenet_v2",
+    "mobilenet_v3_small",
     "squeezenet1_1",
-    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x0_5",
     "efficientnet_b0",
     "mnasnet0_5",
 )
@@ -94,6 +109,7 @@ FAMILIES = (
 
 @needs_torch
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_exports_with_random_weights(name: str, tmp_path: Path) -> None:
     import numpy as np
@@ -102,7 +118,12 @@ def test_a_family_exports_with_random_weights(name: str, tmp_path: Path) -> None
 
     from topfive.sources.export import export
 
+    out = exported_path(card(name), tmp_path, opset=13, seed=3)
+    left = out.with_name(f".{out.name}.0123456789ab.part")
+    left.write_bytes(b"of a killed export")
     found = export(card(name), tmp_path, seed=3, opset=13)
+    assert found.path == out
+    assert not left.exists()
     assert found.difference < 1e-4
     assert found.parameters == pytest.approx(1e6 * (card(name).published.parameters_millions or 0), abs=500)
     model = onnx.load(found.path)
@@ -116,19 +137,109 @@ def test_a_family_exports_with_random_weights(name: str, tmp_path: Path) -> None
 
 @needs_torch
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_the_same_seed_gives_the_same_weights_on_any_threads_and_another_seed_others() -> None:
     import numpy as np
+    import torch
 
     from topfive.sources.export.networks import build_network
 
-    weights = [
-        np.concatenate(
-            [t.numpy().ravel() for t in build_network(card("squeezenet1_1"), seed=s).state_dict().values()]
-        )
-        for s in (1, 1, 2)
-    ]
+    weights = []
+    for seed, threads in ((1, 1), (1, 3), (2, 1)):
+        torch.set_num_threads(threads)
+        state = build_network(card("mobilenet_v3_small"), seed=seed).state_dict()
+        assert torch.get_num_threads() == threads
+        weights.append(np.concatenate([tensor.numpy().ravel() for tensor in state.values()]))
     assert np.array_equal(weights[0], weights[1])
     assert not np.array_equal(weights[0], weights[2])
+
+
+@needs_torch
+@pytest.mark.slow
+def test_the_cards_say_what_torchvisions_own_metadata_say() -> None:
+    from topfive.sources.export.networks import import_torchvision
+
+    models = import_torchvision().models
+    cards = [found for found in load_cards().values() if found.source.kind == "torchvision"]
+    assert len(cards) == 51
+    for found in cards:
+        weights = models.get_model_weights(found.source.model)
+        entry = weights[found.source.revision]
+        assert entry == weights.DEFAULT, found.name
+        about, preset = entry.meta, entry.transforms()
+        accuracy = about["_metrics"]["ImageNet-1K"]
+        published = found.published
+        assert published.top1 is not None
+        assert published.top5 is not None
+        assert (100 * published.top1, 100 * published.top5) == pytest.approx(
+            (accuracy["acc@1"], accuracy["acc@5"]), abs=1e-6
+        )
+        assert published.gmacs == about["_ops"], found.name
+        assert published.parameters_millions == pytest.approx(about["num_params"] / 1e6, abs=5.1e-4)
+        assert len(about["categories"]) == found.output.classes
+        resize, crop = load_profile(found.input.profile).picture
+        _, mean, deviation = load_profile(found.input.profile).tensor.steps
+        side = found.input.size[0]
+        assert ([crop.pixels(side)], [resize.pixels(side)]) == (preset.crop_size, preset.resize_size)
+        assert resize.filter == f"pillow_{preset.interpolation.value}", found.name
+        assert set(preset.mean) == set(mean.subtract or ()), found.name
+        assert set(preset.std) == set(deviation.divide or ()), found.name
+
+
+@needs_torch
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_an_export_that_fails_prints_nothing_and_leaves_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from topfive.sources.export import export
+
+    with pytest.raises(FetchError, match=r"torch\.onnx\.export failed at opset 25"):
+        export(card("squeezenet1_1"), tmp_path, seed=0, opset=25)
+    assert capfd.readouterr().out == ""
+    assert [left.suffix for left in tmp_path.iterdir()] == [".lock"]
+
+
+@needs_torch
+def test_weights_that_were_damaged_after_their_download_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from topfive.sources.export import export
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    kept_weights = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    kept_weights.parent.mkdir(parents=True)
+    kept_weights.write_bytes(b"cut short")
+    with pytest.raises(FetchError, match=r"resnet18-f37072fd\.pth is damaged, or another file: remove it"):
+        export(card(), tmp_path)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+class Opens:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@needs_torch
+def test_weights_are_read_without_running_what_they_say(tmp_path: Path) -> None:
+    import torch
+
+    from topfive.sources.export.networks import only_tensors
+
+    torch.save({"weight": torch.ones(2), "more": Opens(tmp_path / "made")}, tmp_path / "bad.pth")
+    torch.save({"weight": torch.ones(2)}, tmp_path / "good.pth")
+    with only_tensors():
+        load = torch.hub.load_state_dict_from_url
+        assert load((tmp_path / "good.pth").as_uri(), str(tmp_path))["weight"].tolist() == [1, 1]
+        with pytest.raises(UnpicklingError, match="Weights only load failed"):
+            load((tmp_path / "bad.pth").as_uri(), str(tmp_path))
+    assert not (tmp_path / "made").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 @needs_torch

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,7 +18,7 @@ from topfive.cards import Card, Source, load_cards
 from topfive.errors import FetchError
 from topfive.sources import light
 from topfive.sources.atomic import replacing
-from topfive.sources.download import download
+from topfive.sources.download import download, downloaded
 
 CONTENT = b"\x08\x08 not really a model" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -27,13 +30,17 @@ def card(tmp_path, **source) -> Card:
 
 @pytest.fixture
 def server():
-    """Serves /good, /wrong, /short (ends too early), 404 for the rest; counts requests."""
+    """Serves /good, /wrong, /short (ends too early), /silent (never), 404 for the rest; counts requests."""
     requests = []
+    done = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append(self.path)
             name = self.path.rpartition("/")[2]
+            if name == "silent.onnx":
+                done.wait(60)
+                return
             body = {"good.onnx": CONTENT, "wrong.onnx": b"other", "short.onnx": CONTENT[:100]}.get(name)
             self.send_response(404 if body is None else 200)
             self.send_header(
@@ -51,6 +58,7 @@ def server():
         running.requests = requests
         running.url = f"http://127.0.0.1:{running.server_address[1]}"
         yield running
+        done.set()
         running.shutdown()
         thread.join()
 
@@ -122,6 +130,38 @@ def test_mirrors_are_tried_in_order(server, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == [path.name]
 
 
+def test_a_silent_mirror_is_left_for_the_next(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["topfive.sources.download"], "TIMEOUT", 0.2)
+    urls = [f"{server.url}/{name}.onnx" for name in ("silent", "good")]
+    assert download(urls, SHA256, tmp_path, allow=True).read_bytes() == CONTENT
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from topfive.sources.download import download
+download([sys.argv[1]], sys.argv[2], Path(sys.argv[3]), allow=True)
+"""
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next(server, tmp_path, monkeypatch):
+    url = f"{server.url}/silent.onnx"
+    path, _ = downloaded([url], SHA256, tmp_path)
+    child = subprocess.Popen([sys.executable, "-c", KILLED, url, SHA256, str(tmp_path)])
+    while not server.requests:
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert [left.name for left in tmp_path.glob(".*.part")] != []
+    assert not path.exists()
+    other = tmp_path / ".another-file.onnx.0123456789ab.part"
+    other.touch()
+    monkeypatch.setattr(sys.modules["topfive.sources.download"], "TIMEOUT", 0.2)
+    assert download([url, f"{server.url}/good.onnx"], SHA256, tmp_path, allow=True) == path
+    assert [left.name for left in tmp_path.glob(".*.part")] == [other.name]
+
+
 def test_no_mirror_works(server, tmp_path):
     urls = [f"{server.url}/absent.onnx", f"{server.url}/wrong.onnx", "http://127.0.0.1:9/x.onnx"]
     with pytest.raises(FetchError, match="cannot be had from any of its 3 addresses") as caught:
@@ -131,6 +171,7 @@ def test_no_mirror_works(server, tmp_path):
     assert "hash" in second
     assert third.startswith("http://127.0.0.1:9/x.onnx: ")
     assert not list(tmp_path.glob("*.onnx"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_damaged_download_is_fetched_again(server, tmp_path):

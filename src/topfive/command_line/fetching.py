@@ -15,7 +15,7 @@ def fetch(
     name: Annotated[list[str] | None, typer.Argument(help="Models: names or globs of cards.")] = None,
     *,
     tags: ModelTags = None,
-    opset: Annotated[int | None, typer.Option("--opset", min=9, help="Opset of an export.")] = None,
+    opset: Annotated[int | None, typer.Option("--opset", min=9, max=20, help="Opset of an export.")] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Export with random weights: no download.")
     ] = False,

@@ -10,6 +10,7 @@ from filelock import FileLock
 from topfive.cards import Card
 from topfive.errors import FetchError
 from topfive.sources import light
+from topfive.sources.atomic import remove_parts
 from topfive.sources.download import download, download_allowed, downloaded
 from topfive.sources.export import exported_path, unfetched_reason, verified
 
@@ -85,6 +86,7 @@ def _light(card: Card, downloads: Path) -> Path:
             downloads.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{out}.lock"):
                 if not out.exists():
+                    remove_parts(out)
                     light.write(architecture, seed, out)
         except OSError as error:
             raise FetchError(f"{out} cannot be written: {error.strerror or error}") from error

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from topfive.errors import FetchError
 
-__all__ = ["replacing"]
+__all__ = ["part_of", "remove_parts", "replacing"]
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def replacing(out: Path) -> Iterator[Path]:
 
     Raises FetchError naming the file and the reason (no room, no permission); nothing is left behind then.
     """
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}.part")
+    temporary = part_of(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -31,3 +33,17 @@ def replacing(out: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def part_of(out: Path) -> Path:
+    """A new name beside `out` for what becomes `out`: hidden, unlike any other."""
+    return out.with_name(f".{out.name}.{secrets.token_hex(6)}.part")
+
+
+def remove_parts(out: Path) -> None:
+    """Remove what killed writers of `out` left. Only for who holds the lock that every writer takes."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ import pooch
 from filelock import FileLock
 
 from topfive.errors import FetchError
+from topfive.sources.atomic import part_of, remove_parts, replacing
 
 __all__ = ["download", "download_allowed", "downloaded"]
 
@@ -48,6 +50,7 @@ def download(urls: Sequence[str], sha256: str, folder: Path, *, allow: bool | No
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
+            remove_parts(path)
             return _from_mirrors(urls, sha256, path)
     except OSError as error:
         raise FetchError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -56,20 +59,26 @@ def download(urls: Sequence[str], sha256: str, folder: Path, *, allow: bool | No
 def _from_mirrors(urls: Sequence[str], sha256: str, path: Path) -> Path:
     pooch.get_logger().setLevel("WARNING")
     faults = []
-    for url in urls:
-        try:
-            # pooch writes a temporary file beside `path`, checks its hash, then renames it
-            pooch.retrieve(
-                url,
-                known_hash=f"sha256:{sha256}",
-                fname=path.name,
-                path=path.parent,
-                downloader=pooch.HTTPDownloader(timeout=TIMEOUT),
-            )
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
-            faults.append(f"{url}: {' '.join(str(error).split())}")
-        else:
-            return path
+    # A folder of its own: pooch's temporary file has any name, and a killed download leaves it.
+    folder = part_of(path)
+    try:
+        for url in urls:
+            try:
+                found = pooch.retrieve(
+                    url,
+                    known_hash=f"sha256:{sha256}",
+                    fname=path.name,
+                    path=folder,
+                    downloader=pooch.HTTPDownloader(timeout=TIMEOUT),
+                )
+            except (OSError, ValueError) as error:  # requests' are OSErrors; a wrong hash is a ValueError
+                faults.append(f"{url}: {' '.join(str(error).split())}")
+            else:
+                with replacing(path) as temporary:
+                    Path(found).replace(temporary)
+                return path
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     raise FetchError(
         f"{urls[0]} cannot be had from any of its {len(urls)} addresses: check network and card",
         details="\n".join(faults),

@@ -11,7 +11,15 @@ from topfive.cards import Card
 from topfive.errors import FetchError
 from topfive.sources.atomic import replacing
 
-__all__ = ["DEFAULT_OPSET", "exported_path", "file_sha256", "unfetched_reason", "verified", "write_note"]
+__all__ = [
+    "DEFAULT_OPSET",
+    "exported_path",
+    "file_sha256",
+    "note_path",
+    "unfetched_reason",
+    "verified",
+    "write_note",
+]
 
 DEFAULT_OPSET = 17
 

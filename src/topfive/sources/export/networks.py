@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from topfive.cards import Card
 from topfive.errors import FetchError
+from topfive.sources.export.exported import file_sha256
 
 __all__ = ["build_network", "import_torchvision", "settle"]
 
@@ -55,7 +63,7 @@ def build_network(card: Card, *, seed: int | None) -> Any:
     make = {"torchvision": _torchvision, "huggingface": _huggingface}[card.source.kind]
     try:
         network = make(card, pretrained=seed is None)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
         raise FetchError(
             f"{card.source.kind} cannot give {card.source.model!r} ({card.path}): check network and card",
             details=str(error),
@@ -73,18 +81,46 @@ def _torchvision(card: Card, *, pretrained: bool) -> Any:
     # Inception and GoogLeNet draw their weights from a slow distribution unless told not to.
     slow = {"init_weights": False} if card.source.model in ("inception_v3", "googlenet") else {}
     if pretrained:
-        weights = card.source.revision or "DEFAULT"
-        return models.get_model(card.source.model, weights=weights)
+        weights = models.get_model_weights(card.source.model)[card.source.revision or "DEFAULT"]
+        refuse_damaged(weights.url)
+        with only_tensors():
+            return models.get_model(card.source.model, weights=weights)
     return models.get_model(card.source.model, weights=None, **slow)
+
+
+def refuse_damaged(url: str) -> None:
+    """FetchError if torch.hub has kept another file than `url` names: it compares no hash of what it has."""
+    name = url.rpartition("/")[2]
+    path = Path(_imported("torch").hub.get_dir()) / "checkpoints" / name
+    digits = re.search(r"-([0-9a-f]{8,})\.", name)
+    if digits and path.is_file() and not file_sha256(path).startswith(digits[1]):
+        raise FetchError(f"{path} is damaged, or another file: remove it and fetch again")
+
+
+@contextlib.contextmanager
+def only_tensors() -> Iterator[None]:
+    """Within it torch.load reads tensors alone, whoever calls it: torch.hub would run what a pickle says."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _huggingface(card: Card, *, pretrained: bool) -> Any:
     import_torchvision()  # transformers imports it when it is installed, and fails where this does not
     torch, transformers = _imported("torch"), _imported("transformers")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # not every try: the error says it
     revision = {"revision": card.source.revision} if card.source.revision else {}
     family = transformers.AutoModelForImageClassification
     if pretrained:
-        inner = family.from_pretrained(card.source.model, **revision)
+        with only_tensors():
+            inner = family.from_pretrained(card.source.model, **revision)
     else:
         inner = family.from_config(_configuration(transformers, card))
 
@@ -120,7 +156,8 @@ def settle(network: Any, size: tuple[int, int], seed: int) -> None:
     Untrained networks in evaluation mode answer (nearly) the same for every input: batch normalisations have
     statistics of no data, and heads may start at zero. So linear layers whose weights are all zero get normal
     ones of standard deviation HEAD_STD, and one pass over random pictures in training mode without dropout
-    sets the statistics. size: height and width in pixels.
+    sets the statistics, on one thread: sums over several depend on their number. size: height and width in
+    pixels.
     """
     torch = _imported("torch")
     generator = torch.Generator().manual_seed(seed)
@@ -135,9 +172,14 @@ def settle(network: Any, size: tuple[int, int], seed: int) -> None:
             dropouts.append((module, module.p))
             module.p = 0.0
     pictures = torch.randn(SETTLING_PICTURES, 3, *size, generator=generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     network.train()
-    with torch.no_grad():
-        network(pictures)
+    try:
+        with torch.no_grad():
+            network(pictures)
+    finally:
+        torch.set_num_threads(threads)
     network.eval()
     for module, rate in dropouts:
         module.p = rate

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import ctypes
+import os
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,14 @@ from filelock import FileLock
 
 from topfive.cards import Card
 from topfive.errors import FetchError
-from topfive.sources.atomic import replacing
-from topfive.sources.export.exported import DEFAULT_OPSET, exported_path, file_sha256, write_note
+from topfive.sources.atomic import remove_parts, replacing
+from topfive.sources.export.exported import (
+    DEFAULT_OPSET,
+    exported_path,
+    file_sha256,
+    note_path,
+    write_note,
+)
 from topfive.sources.export.networks import build_network
 
 __all__ = ["FLOAT16_MAX", "Exported", "clip_to_float16", "export"]
@@ -67,6 +76,8 @@ def export(
     version = opset or card.source.opset or DEFAULT_OPSET
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{out}.lock"):
+        remove_parts(out)
+        remove_parts(note_path(out))
         network = build_network(card, seed=seed)
         outside = clip_to_float16(network, apply=clip_float16)
         with replacing(out) as temporary:
@@ -104,12 +115,28 @@ def clip_to_float16(network: Any, *, apply: bool) -> int:
     return count
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Nothing reaches this process's standard output within it, be it Python's or what C++ prints."""
+    sys.stdout.flush()
+    output, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(output, 1)
+        os.close(output)
+        os.close(nowhere)
+
+
 def _write(network: Any, size: tuple[int, int], opset: int, out: Path) -> None:
     import torch
 
-    # Gradients stay on: without them attention takes a fused path that has no ONNX form. The tracer prints
+    # Gradients stay on: without them attention takes a fused path that has no ONNX form. The exporter prints
     # the graph that it failed at: that belongs into no command's output.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), silent():
         warnings.simplefilter("ignore")  # the tracer warns of every shape that it takes as constant
         try:
             torch.onnx.export(
