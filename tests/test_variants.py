@@ -16,10 +16,12 @@ import PIL.Image  # noqa: F401
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import topfive
 from topfive import targets
 from topfive.cards import load_cards
+from topfive.cli import app
 from topfive.errors import CardError, OptionError, UnknownNameError
 from topfive.golden import golden_path, read_golden
 from topfive.suite.selection import Choice, Selection, SelectionError
@@ -230,6 +232,18 @@ def test_a_golden_of_a_variant_is_not_its_target_s(
     failed = session(*one)
     failed.assert_outcomes(failed=1)
     failed.stdout.fnmatch_lines([f"*{VARIANT}-{QUANT}.json is missing: run pytest --update-golden*"])
+
+
+def test_a_sweep_by_command_keeps_them_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--targets", f"{PLAIN},{VARIANT}", "--quant", QUANT, "--count", "8", "--no-record"]
+    places = ["--artifact-cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    command = ["sweep", MODEL, *arguments, *places, "--format", "magicmind", "--workers", "1"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert f"{VARIANT}~" in done.output
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert folders == sorted([f"{MODEL}-{PLAIN}-{QUANT}", f"{MODEL}-{VARIANT}-{QUANT}"])
 
 
 def test_a_sweep_of_a_variant_is_its_own_record(
