@@ -250,10 +250,18 @@ def test_a_sweep_of_a_variant_is_its_own_record(
     session: Callable[..., pytest.RunResult], pytester: pytest.Pytester
 ) -> None:
     records = pytester.path / "records"
-    asked = ("-m", f"accuracy and {PLAIN}", "--quant", QUANT, "--count", "16", "--shards", "2")
+    quants = f"{QUANT},force_float32"
+    asked = ("-m", f"accuracy and {PLAIN}", "--quant", quants, "--count", "16", "--shards", "2")
     done = session(*asked, "--records", records)
-    done.assert_outcomes(passed=4)
-    done.stdout.fnmatch_lines([f"{MODEL} {VARIANT}~ {QUANT} * 16 *"])
+    done.assert_outcomes(passed=6)
+    (row,) = [line.split() for line in done.outlines if line.startswith(f"{MODEL} {VARIANT}~ {QUANT} ")]
+    # Pictures, then top-1 and top-5 with their intervals; then agreement with its target's float32.
+    assert (row[3], float(row[8])) == ("16", 100.0)
     (record,) = records.glob("*-session-*.json")
     plans = [test["sweep"]["plan"] for test in json.loads(record.read_text())["tests"]]
-    assert {plan["target"]: plan["options"] for plan in plans} == {PLAIN: [], VARIANT: [[OPTION, VALUE]]}
+    found = [(plan["target"], plan["quant"], plan["options"]) for plan in plans]
+    assert sorted(found) == [
+        (PLAIN, "force_float32", []),
+        (PLAIN, QUANT, []),
+        (VARIANT, QUANT, [[OPTION, VALUE]]),
+    ]
