@@ -334,6 +334,8 @@ def test_mm_run_measures_under_both_names_of_the_batch_size(
         ("mm_run-percentiles", "not in order"),
         ("mm_run-hang", "did not end within 3 s and was killed"),
         ("deserialize", "mm_run failed with exit status 1"),
+        ("active", "mm_run failed with exit status 1"),
+        ("enqueue", "mm_run failed with exit status 1"),
     ],
 )
 def test_mm_run_s_failures_are_errors_never_figures(
@@ -443,6 +445,21 @@ Trace averages of 136 runs:
     + "  MLU Compute Latency (ms): 2.0025      Enqueue: 0.19735   \n" * 10
 )
 LOG = LOG.replace("Model Information\n", "Model Information \n").replace("[0]:\n", "[0]: \n")
+PUBLISHED = "\n".join(
+    [
+        *("Iterations:                   1644", "Host Wall Time (s):           2.79905"),
+        *("MLU Compute Time (s):         2.77971", "Throughput (qps):             587.342"),
+        "Enqueue Time (ms):            min: 0.1791     max: 2.8197     mean: 0.19519    median: 0.18901    "
+        "percentile: (90%) 0.20265    (95%) 0.24104    (99%) 0.30005",
+        "H2D Latency (ms):             min: 0.059  max: 0.078 mean: 0.063502 median: 0.063 "
+        "percentile: (90%) 0.065 (95%) 0.067 (99%) 0.073",
+        "MLU Compute Latency (ms):     min: 1.684 max: 1.73 mean: 1.6908 median: 1.69 "
+        "percentile: (90%) 1.693 (95%) 1.695 (99%) 1.723",
+        next(line for line in LOG.splitlines() if line.startswith("D2H")),
+        "Trace averages of 164 runs:",
+        *["  MLU Compute Latency (ms): 1.6912      Enqueue: 0.19223"] * 10,
+    ]
+)
 ASKED = {"batch": 4, "shape": (3, 224, 224), "clusters": (6, 8)}
 
 
@@ -459,6 +476,24 @@ def test_a_published_log_is_read_whole() -> None:
     spread = log.latencies["MLU Compute Latency (ms)"]
     assert (spread.median, spread.percentiles) == (2.007, {90: 2.09, 95: 2.117, 99: 2.163})
     assert (log.trace_runs, len(log.traces), log.traces[0]) == (136, 10, (2.0025, 0.19735))
+
+
+def test_the_summary_of_the_s4_s_published_log() -> None:
+    """Its lines as they were printed for force_float16, batch 1; not all percentiles of H2D, nor D2H."""
+    text = LOG.replace("[4, ", "[1, ").replace("batch: 4", "batch: 1")
+    text = text[: text.index("Iterations:")] + PUBLISHED
+    log = parse_log(text)
+    check_log(log, batch=1, shape=(3, 224, 224), clusters=(6,))
+    assert (log.iterations, log.throughput) == (1644, 587.342)
+    assert log.numbers["MLU Compute Time (s)"] == 2.77971
+    enqueue = log.latencies["Enqueue Time (ms)"]
+    assert (enqueue.least, enqueue.most, enqueue.mean, enqueue.median) == (0.1791, 2.8197, 0.19519, 0.18901)
+    assert enqueue.percentiles == {90: 0.20265, 95: 0.24104, 99: 0.30005}
+    compute = log.latencies["MLU Compute Latency (ms)"]
+    assert (compute.least, compute.most, compute.mean, compute.median) == (1.684, 1.73, 1.6908, 1.69)
+    assert compute.percentiles == {90: 1.693, 95: 1.695, 99: 1.723}
+    assert log.latencies["H2D Latency (ms)"].mean == 0.063502
+    assert (log.trace_runs, set(log.traces), len(log.traces)) == (164, {(1.6912, 0.19223)}, 10)
 
 
 @settings(max_examples=60)

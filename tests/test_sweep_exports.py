@@ -77,6 +77,20 @@ def test_magicminds_files_line_by_line(tmp_path):
     assert (tmp_path / "eval_result.txt").read_text() == "top1 accuracy: 0.500000\ntop5 accuracy: 0.500000\n"
 
 
+def test_magicminds_file_of_names(tmp_path):
+    """Lines as infer_python prints them; without names there is no such file."""
+    names = [f"c{number}, {number}" for number in range(24)]
+    now = record([2, -1], [2, 3])
+    files = export_sweep("magicmind", tmp_path, now, listing((2, 3)), names)
+    (found,) = [path for path in files if path.name == "infer_result.txt"]
+    assert found.read_text() == (
+        "top5 result:\n0 [c2, 2]\n1 [c20, 20]\n2 [c21, 21]\n3 [c22, 22]\n4 [c23, 23]\n"
+        "top5 result:\n0 [background or none]\n1 [c20, 20]\n2 [c21, 21]\n3 [c22, 22]\n4 [c23, 23]\n"
+    )
+    unnamed = export_sweep("magicmind", tmp_path / "unnamed", now, listing((2, 3)))
+    assert "infer_result.txt" not in [path.name for path in unnamed]
+
+
 def test_csv_has_a_line_a_picture(tmp_path):
     (path,) = write_csv(tmp_path, record([2, 7], [2, 3]), listing((2, 3)))
     with path.open(newline="") as file:

@@ -21,7 +21,13 @@ from topfive.quantize.scales import parse_cache
 from topfive.targets import tools as tools_module
 from topfive.targets.base import Artifact
 from topfive.targets.tensorrt import library
-from topfive.targets.tensorrt.trtexec import build_command, measure_command, parse_output, parse_summary
+from topfive.targets.tensorrt.trtexec import (
+    build_command,
+    check_device,
+    measure_command,
+    parse_output,
+    parse_summary,
+)
 
 from vendor_tools import Emulated, pictures
 
@@ -120,6 +126,24 @@ def test_tensorrt_11_takes_no_calibration_cache(cache: Path, tools: Emulated) ->
         build(cache, "int8", quantisation="cache")
 
 
+@emulated
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("select", "shape"), [("top2", (2, 2)), ("argmax", (2,))])
+def test_selected_classes_are_int64_either_way(
+    select: str, shape: tuple[int, ...], way: str, cache: Path
+) -> None:
+    batch = pictures(MODEL, 2)
+    with topfive.open(build(cache, "int8")) as runner:
+        wanted = np.argsort(-runner.run(batch), axis=1, kind="stable")[:, :2]
+    selecting = topfive.build(
+        MODEL, target="tensorrt", quant="int8", cache=cache, select=select, options={**QUICK, "way": way}
+    )
+    with topfive.open(selecting) as runner:
+        found = runner.run(batch)
+    assert (found.dtype, found.shape) == (np.int64, shape)
+    np.testing.assert_array_equal(found.reshape(2, -1), wanted[:, : found.reshape(2, -1).shape[1]])
+
+
 def test_batch_sizes_of_the_profile(cache: Path) -> None:
     batch = pictures(MODEL, 4)
     with topfive.open(build(cache, max_batch="4")) as runner:
@@ -162,6 +186,45 @@ def test_an_engine_runs_only_where_it_was_built(
     assert again.key != artifact.key
     with topfive.open(again) as runner:
         runner.run(pictures(MODEL, 1))
+
+
+@emulated
+@pytest.mark.parametrize("way", WAYS)
+def test_an_engine_is_built_on_the_gpu_that_is_asked_for(way: str, cache: Path, tools: Emulated) -> None:
+    tools.told(TOPFIVE_EMULATED_SECOND_GPU="Smaller GPU, 580.10, 8.6")
+    options = {"way": way, "max_batch": "31"}
+    second = build(cache, device="1", **options)
+    assert second.meta["tensorrt"]["name"] == "Smaller GPU"
+    batch = pictures(MODEL, 1)
+    with topfive.open(second) as runner, topfive.open(build(cache, **options)) as first:
+        np.testing.assert_array_equal(runner.run(batch), first.run(batch))
+    second.meta["options"] = {"way": way}
+    with pytest.raises(RunError, match=r"built for name Smaller GPU, capability 8\.6; here is name Emulated"):
+        topfive.open(second)
+
+
+@emulated
+@pytest.mark.parametrize("way", WAYS)
+def test_cuda_may_count_gpus_otherwise_than_nvidia_smi(
+    way: str, cache: Path, tools: Emulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA's order is by speed unless it is told."""
+    tools.told(TOPFIVE_EMULATED_SECOND_GPU="Faster GPU, 580.10, 10.0")
+    words = {
+        library.API: r"CUDA's device 0 is Faster GPU 10\.0, nvidia-smi's is Emulated GPU 9\.0: set CUDA_D",
+        library.TRTEXEC: "trtexec used Faster GPU, not Emulated GPU: set CUDA_DEVICE_ORDER=PCI_BUS_ID",
+    }[way]
+    options = {"way": way, "max_batch": "30"}
+    with pytest.raises(CompileError, match=words):
+        build(cache, **options)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    artifact = build(cache, **options)
+    topfive.open(artifact).close()
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    # trtexec finds out itself that the engine is another GPU's.
+    words = words if way == library.API else "trtexec failed with exit status 1"
+    with pytest.raises(RunError, match=words), topfive.open(artifact) as runner:
+        runner.device_figures()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -279,6 +342,7 @@ def test_wrong_plugins_are_not_loaded(
         ("profile", "refuses the batch sizes", ""),
         ("calibration-profile", "refuses the calibration profile", ""),
         ("build", "cannot build the engine", "Could not find any implementation"),
+        ("busy", "cudaSetDevice failed: cudaErrorDevicesUnavailable", ""),
     ],
 )
 def test_each_failing_step_of_a_build_is_named(
@@ -300,6 +364,7 @@ def test_each_failing_step_of_a_build_is_named(
         ("shape", "refuses the input shape"),
         ("address", "refuses the buffer"),
         ("execute", "cannot run the engine"),
+        ("busy", "cudaSetDevice failed: cudaErrorDevicesUnavailable"),
         ("memory", "cudaMalloc failed: cudaErrorMemoryAllocation"),
         ("synchronize", "cudaStreamSynchronize failed: cudaErrorLaunchFailure"),
         ("nan", "NaN or infinity"),
@@ -372,6 +437,7 @@ def test_a_failing_trtexec_builds_nothing(step: str, words: str, cache: Path, to
     ("step", "words"),
     [
         ("trtexec-exit", "trtexec failed with exit status 4"),
+        ("busy", "trtexec failed with exit status 1"),
         ("trtexec-failed", "trtexec failed with exit status 1"),
         ("trtexec-truncated", "does not say that it passed"),
         ("trtexec-contradiction", "trtexec contradicts itself"),
@@ -530,6 +596,14 @@ def test_a_summary_of_another_form_is_an_error(changed: dict[str, str], words: s
         parse_summary(summary(**changed))
 
 
+def test_the_gpu_that_trtexec_names_must_be_the_one_asked_for() -> None:
+    said = "[09/02/2024-17:14:34] [I] Selected Device: NVIDIA A10\n" + summary()
+    check_device(said, "NVIDIA A10")
+    check_device(summary(), "NVIDIA A10")
+    with pytest.raises(RunError, match="trtexec used NVIDIA A10, not NVIDIA L4: set CUDA_DEVICE_ORDER"):
+        check_device(said, "NVIDIA L4")
+
+
 def test_a_failed_or_doubled_summary_is_an_error() -> None:
     with pytest.raises(RunError, match="says that it failed"):
         parse_summary(summary() + "\n&&&& FAILED TensorRT.trtexec [TensorRT v101303] # trtexec")
@@ -549,6 +623,13 @@ def test_an_exported_output_is_read_back(
     np.testing.assert_array_equal(
         parse_output(path, batch), np.asarray(values, np.float32).reshape(batch, classes)
     )
+    with pytest.raises(RunError, match="not what --exportOutput writes"):
+        parse_output(path, batch, indices=True)
+    path.write_text(json.dumps([{**tensor, "values": list(range(batch * classes))}]))
+    assert parse_output(path, batch).dtype == np.float32
+    indices = parse_output(path, batch, indices=True)
+    assert indices.dtype == np.int64
+    np.testing.assert_array_equal(indices.reshape(-1), np.arange(batch * classes))
     path.write_text(json.dumps([{**tensor, "values": values[1:]}]))
     with pytest.raises(RunError, match="values of shape"):
         parse_output(path, batch)

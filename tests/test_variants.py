@@ -16,10 +16,12 @@ import PIL.Image  # noqa: F401
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import topfive
 from topfive import targets
 from topfive.cards import load_cards
+from topfive.cli import app
 from topfive.errors import CardError, OptionError, UnknownNameError
 from topfive.golden import golden_path, read_golden
 from topfive.suite.selection import Choice, Selection, SelectionError
@@ -232,14 +234,34 @@ def test_a_golden_of_a_variant_is_not_its_target_s(
     failed.stdout.fnmatch_lines([f"*{VARIANT}-{QUANT}.json is missing: run pytest --update-golden*"])
 
 
+def test_a_sweep_by_command_keeps_them_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--targets", f"{PLAIN},{VARIANT}", "--quant", QUANT, "--count", "8", "--no-record"]
+    places = ["--artifact-cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    command = ["sweep", MODEL, *arguments, *places, "--format", "magicmind", "--workers", "1"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert f"{VARIANT}~" in done.output
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert folders == sorted([f"{MODEL}-{PLAIN}-{QUANT}", f"{MODEL}-{VARIANT}-{QUANT}"])
+
+
 def test_a_sweep_of_a_variant_is_its_own_record(
     session: Callable[..., pytest.RunResult], pytester: pytest.Pytester
 ) -> None:
     records = pytester.path / "records"
-    asked = ("-m", f"accuracy and {PLAIN}", "--quant", QUANT, "--count", "16", "--shards", "2")
+    quants = f"{QUANT},force_float32"
+    asked = ("-m", f"accuracy and {PLAIN}", "--quant", quants, "--count", "16", "--shards", "2")
     done = session(*asked, "--records", records)
-    done.assert_outcomes(passed=4)
-    done.stdout.fnmatch_lines([f"{MODEL} {VARIANT}~ {QUANT} * 16 *"])
+    done.assert_outcomes(passed=6)
+    (row,) = [line.split() for line in done.outlines if line.startswith(f"{MODEL} {VARIANT}~ {QUANT} ")]
+    # Pictures, then top-1 and top-5 with their intervals; then agreement with its target's float32.
+    assert (row[3], float(row[8])) == ("16", 100.0)
     (record,) = records.glob("*-session-*.json")
     plans = [test["sweep"]["plan"] for test in json.loads(record.read_text())["tests"]]
-    assert {plan["target"]: plan["options"] for plan in plans} == {PLAIN: [], VARIANT: [[OPTION, VALUE]]}
+    found = [(plan["target"], plan["quant"], plan["options"]) for plan in plans]
+    assert sorted(found) == [
+        (PLAIN, "force_float32", []),
+        (PLAIN, QUANT, []),
+        (VARIANT, QUANT, [[OPTION, VALUE]]),
+    ]

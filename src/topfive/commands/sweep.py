@@ -85,7 +85,7 @@ def run_sweep(request: Request) -> bool:
         remote=request.engine == "dask",
         versions=tuple(sorted(library_versions().items())),
     )
-    names = [(case.artifact.model, case.artifact.target, case.artifact.quant) for case in cases]
+    names = [case.names for case in cases]
     try:
         with held(cache, names, request.imagenet or ""):
             if request.restart:
@@ -143,7 +143,7 @@ def _cases(request: Request, cache: Path) -> tuple[list[Case], list[str]]:
         except TopfiveError as error:
             refused.append(str(error))
         else:
-            cases.append(Case(cards[one.model], artifact, listings[one.model]))
+            cases.append(Case(cards[one.model], artifact, listings[one.model], one.target))
     if not cases:
         raise SweepError(f"none of {len(chosen)} cases can be built: {refused[0]}")
     return cases, refused
@@ -189,14 +189,13 @@ def _say(line: str) -> None:
 
 
 def _exported(request: Request, summaries: Sequence[Summary], passes: Sequence[Pass]) -> list[Path]:
-    listings = {case.artifact.key: case.listing for one in passes for case in one.cases}
+    cases = {case.artifact.key: case for one in passes for case in one.cases}
+    pairs = [(summary.record, cases[str(summary.record.plan["artifact"])]) for summary in summaries]
     written = [
         path
         for name in request.formats
-        for summary in summaries
-        for path in export_sweep(
-            name, request.out, summary.record, listings[str(summary.record.plan["artifact"])]
-        )
+        for record, case in pairs
+        for path in export_sweep(name, request.out, record, case.listing, case.card.labels())
     ]
     if "csv" in request.formats and summaries:
         table = request.out / "sweeps.csv"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -174,15 +174,15 @@ class Accuracy:
             card = self.selection.cards[case.model]
             artifact = self.workshop.artifact(case.model, case.target, case.quant)
             listing = self.listing(card)
-            made = make_plan(
+            plan = make_plan(
                 card,
                 artifact,
                 listing,
                 shards=self.shards,
                 batch=self.batch,
                 versions=tuple(sorted(library_versions().items())),
+                target=case.target,
             )
-            plan = replace(made, target=case.target)
             self._states[case.id] = SweepState.open(self.cache, plan, listing)
         return self._states[case.id]
 

@@ -25,11 +25,17 @@ Engine = Callable[[Job, Mapping[int, SweepState], Sequence[Task], Finished], Out
 
 @dataclass(frozen=True)
 class Case:
-    """A compiled model and the pictures that it is to run."""
+    """A compiled model and the pictures that it is to run. target: as the case names it, for a variant."""
 
     card: Card
     artifact: Artifact
     listing: Listing
+    target: str = ""
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Model, target, quant mode."""
+        return self.artifact.model, self.target or self.artifact.target, self.artifact.quant
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ def _begin(case: Case, choices: Choices) -> SweepState:
         shards=choices.shards,
         batch=choices.batch,
         versions=choices.versions,
+        target=case.target,
     )
     return SweepState.open(choices.cache, plan, case.listing)
 

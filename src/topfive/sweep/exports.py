@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from topfive.datasets import Listing
@@ -19,33 +19,48 @@ __all__ = ["FORMATS", "export_sweep", "write_csv", "write_magicmind", "write_mlp
 MLPERF_DTYPES = {"float32": "<f", "int32": "<i"}
 
 
-def export_sweep(name: str, folder: Path, record: SweepRecord, listing: Listing) -> list[Path]:
-    """Write a record in the form `name` into a folder of its own; the files. Raises SweepError."""
+def export_sweep(
+    name: str, folder: Path, record: SweepRecord, listing: Listing, names: Sequence[str] = ()
+) -> list[Path]:
+    """Write a record in the form `name` into a folder of its own; the files. names: of the classes, if known.
+
+    Raises SweepError.
+    """
     case = folder / "-".join(record.case)
-    return FORMATS[name](case, record, listing)
+    named = {"names": names} if name in NAMED else {}
+    return FORMATS[name](case, record, listing, **named)
 
 
-def write_magicmind(folder: Path, record: SweepRecord, listing: Listing) -> list[Path]:
+def write_magicmind(
+    folder: Path, record: SweepRecord, listing: Listing, *, names: Sequence[str] = ()
+) -> list[Path]:
     """What magicmind_cloud's infer_python and compute_top1_and_top5.py write.
 
     Line i of eval_labels.txt is "[i]: label", of eval_result_1.txt "[i]: class"; eval_result_5.txt has five
     such lines a picture, best first; eval_result.txt has "top1 accuracy: " and "top5 accuracy: " with six
-    decimals. i counts the pictures that were run from 0.
+    decimals. i counts the pictures that were run from 0. infer_result.txt has, a picture, "top5 result:" and
+    five lines "place [name]"; it is left out where the classes have no names.
     """
     labels = [f"[{i}]: {label}\n" for i, label in enumerate(record.labels.tolist())]
     best = [f"[{i}]: {classes[0]}\n" for i, classes in enumerate(record.top5.tolist())]
     five = [f"[{i}]: {one}\n" for i, classes in enumerate(record.top5.tolist()) for one in classes]
     top1, top5 = record.right1.mean(), record.right5.mean()
     result = f"top1 accuracy: {top1:f}\ntop5 accuracy: {top5:f}\n"
-    return _write(
-        folder,
-        {
-            "eval_labels.txt": "".join(labels),
-            "eval_result_1.txt": "".join(best),
-            "eval_result_5.txt": "".join(five),
-            "eval_result.txt": result,
-        },
-    )
+    files = {
+        "eval_labels.txt": "".join(labels),
+        "eval_result_1.txt": "".join(best),
+        "eval_result_5.txt": "".join(five),
+        "eval_result.txt": result,
+    }
+    if names:
+        files["infer_result.txt"] = "".join(_in_words(classes, names) for classes in record.top5.tolist())
+    return _write(folder, files)
+
+
+def _in_words(classes: Sequence[int], names: Sequence[str]) -> str:
+    """The best classes of a picture by name; -1 is the background class, or a place that none has."""
+    words = (names[one] if one >= 0 else "background or none" for one in classes)
+    return "top5 result:\n" + "".join(f"{place} [{word}]\n" for place, word in enumerate(words))
 
 
 def write_mlperf(
@@ -96,7 +111,9 @@ def _write(folder: Path, files: dict[str, str]) -> list[Path]:
     return [folder / name for name in files]
 
 
-FORMATS: dict[str, Callable[[Path, SweepRecord, Listing], list[Path]]] = {
+NAMED = ("magicmind",)
+"""Formats that hold names of classes."""
+FORMATS: dict[str, Callable[..., list[Path]]] = {
     "csv": write_csv,
     "magicmind": write_magicmind,
     "mlperf": write_mlperf,

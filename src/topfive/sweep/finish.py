@@ -12,6 +12,7 @@ from topfive.records import SweepRecord, previous_sweep, write_sweep
 from topfive.sweep.compare import Summary, summarise
 from topfive.sweep.merge import merge_sweep
 from topfive.sweep.state import SweepState
+from topfive.targets import plain_name
 
 __all__ = ["FLOAT32", "finish_sweeps"]
 
@@ -56,7 +57,7 @@ def finish_sweeps(
 def _float32(one: _Merged, merged: Sequence[_Merged], records: Path | None) -> SweepRecord | None:
     """The sweep of the same model in float32, of this run or the newest before; None for itself."""
     model, target, _ = one.record.case
-    for wanted in ((model, *FLOAT32), (model, target, FLOAT32[1])):
+    for wanted in ((model, *FLOAT32), (model, plain_name(target), FLOAT32[1])):
         if one.record.case == wanted:
             return None
         for other in merged:

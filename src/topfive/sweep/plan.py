@@ -130,8 +130,11 @@ def make_plan(
     shards: int | None = None,
     batch: int = BATCH,
     versions: Sequence[tuple[str, str]] = (),
+    target: str = "",
 ) -> Plan:
     """The plan of one case. A model with a fixed batch size runs at that size.
+
+    target: as the case names it, if it is a variant.
 
     Raises SweepError when the labels are not the model's, naming the first picture.
     """
@@ -140,7 +143,7 @@ def make_plan(
     profile = load_profile(card.input.profile)
     return Plan(
         model=artifact.model,
-        target=artifact.target,
+        target=target or artifact.target,
         quant=artifact.quant,
         artifact=artifact.key,
         source_sha256=str(artifact.meta.get("source_sha256", "")),

@@ -15,6 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import tensorrt as trt
+from cuda.bindings import runtime
 
 from topfive.targets.tensorrt.building import build, logger
 
@@ -71,6 +72,15 @@ def shape(text):
     return name, [int(size) for size in sizes.split("x")]
 
 
+def selected(given):
+    """The device that is asked for, as CUDA counts; what trtexec says of it."""
+    status, *_ = runtime.cudaSetDevice(int(given.get("device", "0")))
+    if status != runtime.cudaError_t.cudaSuccess:
+        failed(f"Cuda failure: {status.name}")
+    properties = runtime.cudaGetDeviceProperties(int(given.get("device", "0")))[1]
+    return {"name": properties.name.decode(), "capability": f"{properties.major}.{properties.minor}"}
+
+
 def built(given, plugins):
     ends = [shape(given[key]) for key in ("minShapes", "optShapes", "maxShapes") if key in given]
     if len(ends) not in (0, 3):
@@ -87,6 +97,8 @@ def built(given, plugins):
         "input": ends[0][0] if ends else "",
         "profile": [sizes for _, sizes in ends] or None,
         "workspace": 0,
+        "device": int(given["device"]),
+        "gpu": selected(given),
     }
     try:
         build(job)
@@ -158,8 +170,10 @@ def main():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(3600)
     given, plugins = arguments()
-    if int(given.get("device", "0")) or trt.gpu() == "none":
-        failed("Cannot set the CUDA device: no CUDA-capable device is detected")
+    gpu = selected(given)
+    say("=== Device Information ===")
+    say(f"Selected Device: {gpu['name']}")
+    say(f"Compute Capability: {gpu['capability']}")
     if ("onnx" in given) == ("loadEngine" in given):
         failed("Model missing or model and engine both given")
     if "onnx" in given:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from topfive.errors import CompileError
+from topfive.errors import CompileError, RunError
 from topfive.targets.tensorrt import library
+from topfive.targets.tensorrt.cuda import Cuda
 
 __all__ = ["build", "load_plugins", "logger"]
 
@@ -52,8 +53,13 @@ def build(job: Mapping[str, Any]) -> dict[str, Any]:
 
     job: `model` (ONNX file), `engine` (file to write), `quant`, `quantisation` ("cache", "qdq" or ""),
     `cache` (calibration cache) and `method`, `plugins` (paths), `input`, `profile` (min, opt, max shapes, or
-    None for a fixed batch), `workspace` (MiB, 0 for all). Raises CompileError with TensorRT's own messages.
+    None for a fixed batch), `workspace` (MiB, 0 for all), `device` (its number), `gpu` (see Cuda). Raises
+    CompileError with TensorRT's own messages.
     """
+    try:
+        Cuda(job["device"], job["gpu"])
+    except RunError as error:
+        raise CompileError(error.message, details=error.details) from None
     trt = library.tensorrt()
     log = logger(trt)
     load_plugins(trt, log, job["plugins"], CompileError)

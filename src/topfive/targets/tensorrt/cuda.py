@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,30 @@ from numpy.typing import NDArray
 
 from topfive.errors import RunError
 
-__all__ = ["Cuda", "Pair"]
+__all__ = ["SAME_ORDER", "Cuda", "Pair"]
+
+SAME_ORDER = "set CUDA_DEVICE_ORDER=PCI_BUS_ID, and unset CUDA_VISIBLE_DEVICES"
+"""What makes CUDA count GPUs as nvidia-smi does."""
 
 
 class Cuda:
     """The runtime on one device. Handles are integers or cuda-python's objects."""
 
-    def __init__(self, device: int) -> None:
+    def __init__(self, device: int, gpu: Mapping[str, str]) -> None:
+        """Make a device the current one.
+
+        gpu: `name` and `capability` as nvidia-smi says. Raises RunError when CUDA means another GPU by the
+        number: its order is by speed unless CUDA_DEVICE_ORDER says PCI_BUS_ID, and CUDA_VISIBLE_DEVICES hides
+        some.
+        """
         self._runtime: Any = importlib.import_module("cuda.bindings.runtime")
         self.call("cudaSetDevice", device)
+        found = self.call("cudaGetDeviceProperties", device)
+        name = found.name.decode(errors="replace") if isinstance(found.name, bytes) else str(found.name)
+        here = (name.rstrip("\0").strip(), f"{found.major}.{found.minor}")
+        if here != (gpu["name"], gpu["capability"]):
+            text = f"nvidia-smi's is {gpu['name']} {gpu['capability']}: {SAME_ORDER}"
+            raise RunError(f"CUDA's device {device} is {' '.join(here)}, {text}")
         self.stream = self.call("cudaStreamCreate")
 
     def call(self, name: str, *arguments: Any) -> Any:

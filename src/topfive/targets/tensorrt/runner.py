@@ -18,7 +18,13 @@ from topfive.targets.device_session import open_session
 from topfive.targets.tensorrt import library
 from topfive.targets.tensorrt.session import OPENER
 from topfive.targets.tensorrt.target import ENGINE, environment
-from topfive.targets.tensorrt.trtexec import infer_command, measure_command, parse_output, parse_summary
+from topfive.targets.tensorrt.trtexec import (
+    check_device,
+    infer_command,
+    measure_command,
+    parse_output,
+    parse_summary,
+)
 from topfive.targets.tools import check_compiled, run_tool
 
 __all__ = ["ApiRunner", "EngineRunner", "TrtexecRunner"]
@@ -102,6 +108,7 @@ class ApiRunner(EngineRunner):
             "engine": str(artifact.path / ENGINE),
             "plugins": self._plugins,
             "device": self._number,
+            "gpu": {key: self._built[key] for key in ("name", "capability")},
             "input": artifact.meta["input"]["name"],
         }
         limit = float(setting["run_limit"])
@@ -171,8 +178,12 @@ class TrtexecRunner(EngineRunner):
                 device=self._number,
                 plugins=self._plugins,
             )
+            indices = self.artifact.meta["output"]["kind"] == "classes"
             output = self._started(
-                command, folder, 0.0, lambda said: parse_output(folder / "output.json", len(batch))
+                command,
+                folder,
+                0.0,
+                lambda said: parse_output(folder / "output.json", len(batch), indices=indices),
             )
             return np.asarray(output)
 
@@ -192,7 +203,9 @@ class TrtexecRunner(EngineRunner):
         limit = seconds + float(self._setting["run_limit"])
         run = run_tool(command, folder=folder, logs=folder, name="trtexec", seconds=limit, error=RunError)
         try:
-            found = parse(f"{run.stdout}\n{run.stderr}")
+            said = f"{run.stdout}\n{run.stderr}"
+            check_device(said, self._built["name"])
+            found = parse(said)
         except RunError as error:
             raise RunError(error.message, details=f"{error.details}\n{run.shown()}".strip()) from None
         if not self._setting["work"]:

@@ -24,13 +24,15 @@ PERCENTS = (50, 90, 95, 99)
 
 
 class ApiSession(DeviceSession):
-    """job: `engine` (the plan's file), `plugins` (paths), `device` (its number), `input` (its name)."""
+    """job: `engine` (the plan's file), `plugins` (paths), `device` (its number), `gpu` (see Cuda), `input`
+    (its name).
+    """
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         trt = library.tensorrt()
         self._log = logger(trt)
         load_plugins(trt, self._log, job["plugins"], RunError)
-        self._cuda = Cuda(job["device"])
+        self._cuda = Cuda(job["device"], job["gpu"])
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(Path(job["engine"]).read_bytes())
         if self._engine is None:

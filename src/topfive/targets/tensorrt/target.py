@@ -206,6 +206,8 @@ class TensorrtTarget(Target):
             "input": name,
             "profile": profile,
             "workspace": int(self.setting("workspace")),
+            "device": int(self.setting("device")),
+            "gpu": self._bound(),
         }
         return call_apart(
             "topfive.targets.tensorrt.building:build",
@@ -226,7 +228,7 @@ class TensorrtTarget(Target):
         profile: list[list[int]] | None,
         libraries: list[dict[str, str]],
     ) -> dict[str, Any]:
-        from topfive.targets.tensorrt.trtexec import build_command
+        from topfive.targets.tensorrt.trtexec import build_command, check_device
         from topfive.targets.tools import run_tool
 
         flags: list[str] = []
@@ -243,6 +245,10 @@ class TensorrtTarget(Target):
         )
         limit = float(self.setting("build_limit"))
         run = run_tool(command, folder=out, logs=out, name="build", seconds=limit, error=CompileError)
+        try:
+            check_device(f"{run.stdout}\n{run.stderr}", self._bound()["name"])
+        except RunError as error:
+            raise CompileError(error.message, details=run.shown()) from None
         return {"command": run.text}
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:

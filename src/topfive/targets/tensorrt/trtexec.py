@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topfive.errors import RunError
+from topfive.targets.tensorrt.cuda import SAME_ORDER
 
 __all__ = [
     "Spread",
     "Summary",
     "build_command",
+    "check_device",
     "infer_command",
     "measure_command",
     "parse_output",
@@ -42,6 +44,7 @@ SPREAD = re.compile(
 TOTAL = re.compile(rf"{NUMBER} s")
 SPREADS = ("Latency", "Enqueue Time", "H2D Latency", "GPU Compute Time", "D2H Latency")
 TOTALS = ("Total Host Walltime", "Total GPU Compute Time")
+SELECTED = re.compile(r"Selected Device: (.+)")
 PASSED, FAILED = "&&&& PASSED TensorRT.trtexec", "&&&& FAILED TensorRT.trtexec"
 TOLERANCE = 0.01
 """How far figures of one summary may be apart: they have six digits, and counts are rounded."""
@@ -161,6 +164,14 @@ def infer_command(
     ]
 
 
+def check_device(text: str, name: str) -> None:
+    """Raise RunError when trtexec says that it used a GPU of another name: CUDA may count them otherwise."""
+    lines = (LEVEL.sub("", PREFIX.sub("", line.rstrip())) for line in text.splitlines())
+    other = [found[1] for line in lines if (found := SELECTED.fullmatch(line)) and found[1] != name]
+    if other:
+        raise RunError(f"trtexec used {other[0]}, not {name}: {SAME_ORDER}")
+
+
 def parse_summary(text: str) -> Summary:
     """The performance summary of what trtexec printed.
 
@@ -234,15 +245,17 @@ def _check(summary: Summary) -> None:
         )
 
 
-def parse_output(path: Path, batch: int) -> NDArray[np.float32]:
-    """The one output tensor in a file of --exportOutput, float32 of about six digits.
+def parse_output(path: Path, batch: int, *, indices: bool = False) -> NDArray[Any]:
+    """The one output tensor in a file of --exportOutput: float32 of about six digits.
 
-    batch: what its first axis must be. Raises RunError when it is missing, cut short, or of another form.
+    batch: what its first axis must be. indices: it holds indices of classes, int64. Raises RunError when it
+    is missing, cut short, or of another form.
     """
     try:
         (tensor,) = json.loads(path.read_text(encoding="utf-8"))
         dims = [int(size) for size in tensor["dimensions"].split("x")]
-        values = np.asarray(tensor["values"], np.float32)
+        # Without a dtype first: numpy would cut a fraction off an index in silence.
+        values = np.asarray(tensor["values"]).astype(np.int64 if indices else np.float32, casting="same_kind")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"{path.name} is not what --exportOutput writes", details=str(error)) from None
     if dims[0] != batch or values.size != math.prod(dims):

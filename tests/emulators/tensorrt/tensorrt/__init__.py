@@ -3,6 +3,7 @@
 TOPFIVE_EMULATED_TENSORRT: the version it says it is (default 10.13.3.9; from 11 on, without implicit int8,
 calibrators and precision flags). TOPFIVE_EMULATED_FAILURE: a step that fails as documented, see `failing`.
 TOPFIVE_EMULATED_GPU: "name, driver, capability" of the GPU; "none" for no GPU.
+TOPFIVE_EMULATED_SECOND_GPU: the same of another one.
 """
 
 import enum
@@ -314,7 +315,9 @@ class Runtime:
             )
             self.logger.log(ILogger.Severity.ERROR, text)
             return None
-        if about["gpu"] != gpu():
+        from cuda.bindings import runtime
+
+        if about["gpu"] != runtime.current():
             text = "Error Code 6: the engine plan file is generated on an incompatible device"
             self.logger.log(ILogger.Severity.ERROR, text)
             return None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from cuda.bindings import runtime
 
-from tensorrt import MAGIC, MAJOR, BuilderFlag, ILogger, __version__, gpu
+from tensorrt import MAGIC, MAJOR, BuilderFlag, ILogger, __version__
 from topfive.graph import Graph
 from topfive.quantize.qdq_placement import quantize_qdq
 from topfive.quantize.ranges import RangeTable
@@ -73,7 +74,7 @@ def packed(made, config, model):
         "profile": profile,
         "output": list(found.shape[1:]),
         "version": __version__,
-        "gpu": gpu(),
+        "gpu": runtime.current(),
     }
     return MAGIC + json.dumps(about).encode() + b"\n" + data
 

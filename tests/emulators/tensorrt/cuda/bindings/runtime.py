@@ -9,13 +9,14 @@ import time
 
 import numpy as np
 
-DEVICE, HOST = {}, {}
+DEVICE, HOST, CURRENT = {}, {}, [0]
 
 
 class cudaError_t(enum.IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
+    cudaErrorDevicesUnavailable = 46
     cudaErrorNoDevice = 100
     cudaErrorInvalidDevice = 101
     cudaErrorLaunchFailure = 719
@@ -30,10 +31,38 @@ def _failing(step):
     return os.environ.get("TOPFIVE_EMULATED_FAILURE", "") == step
 
 
+def _gpus():
+    """(name, capability) in CUDA's order: by speed, here by capability; nvidia-smi's is the variables'."""
+    first = os.environ.get("TOPFIVE_EMULATED_GPU", "Emulated GPU, 580.10, 9.0")
+    second = os.environ.get("TOPFIVE_EMULATED_SECOND_GPU", "")
+    rows = [text.split(", ") for text in (first, second) if text.count(", ") == 2]
+    if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        rows.sort(key=lambda row: float(row[2]), reverse=True)
+    return [(row[0], row[2]) for row in rows]
+
+
+class cudaDeviceProp:
+    def __init__(self, name, capability):
+        self.name = name.encode()
+        self.major, self.minor = (int(part) for part in capability.split("."))
+
+
+def cudaGetDeviceProperties(number):
+    return cudaError_t.cudaSuccess, cudaDeviceProp(*_gpus()[number])
+
+
 def cudaSetDevice(number):
-    if os.environ.get("TOPFIVE_EMULATED_GPU") == "none":
+    if not _gpus():
         return (cudaError_t.cudaErrorNoDevice,)
-    return (cudaError_t.cudaSuccess if number == 0 else cudaError_t.cudaErrorInvalidDevice,)
+    if _failing("busy"):
+        return (cudaError_t.cudaErrorDevicesUnavailable,)
+    CURRENT[:] = [number]
+    return (cudaError_t.cudaSuccess if number < len(_gpus()) else cudaError_t.cudaErrorInvalidDevice,)
+
+
+def current():
+    """The current device as an engine is bound to it."""
+    return ", ".join(_gpus()[CURRENT[0]])
 
 
 class _Handle:
