@@ -135,6 +135,26 @@ def test_the_watchdog_knows_how_long_a_run_may_take(plan: Plan, seconds: float, 
     assert expected_seconds(plan, values, latency=0.05, samples=500) == pytest.approx(seconds)
 
 
+@needs_loadgen
+def test_a_gentle_server_has_a_low_rate_and_a_long_limit_unless_they_are_asked_for(tmp_path: Path) -> None:
+    import mlperf_loadgen
+
+    def server(latency: float, **asked: float) -> tuple[float, float]:
+        found = settings_of(
+            mlperf_loadgen,
+            Plan("Server", gentle=True, **asked),  # type: ignore[arg-type]
+            latency=latency,
+            slowest=latency,
+            batch_rate=1 / latency,
+            folder=tmp_path,
+        )
+        return found.server_target_qps, found.server_target_latency_ns / 1e9
+
+    assert server(0.001) == (40.0, 0.5)
+    assert server(1.0) == (0.3, 10.0)
+    assert server(0.001, qps=200.0, max_latency=0.1) == (200.0, 0.1)
+
+
 # user.conf
 
 CONF = """# official form

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,22 @@ def test_what_cannot_be_run_exits_with_2(
     assert code == 2
     assert message in error
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_count_that_the_set_does_not_have_is_said(
+    plain: tuple[Any, ...], drawn: Path, tmp_path: Path
+) -> None:
+    asked = ("--scenario", "accuracy-offline", "--count", 500, "--imagenet", drawn)
+    code, shown, error = run_topfive("scenario", *plain, *asked, "--logs", tmp_path / "logs")
+    assert code == 0
+    assert f"500 samples asked for, {drawn} has {PICTURES}: all of them are run" in error
+    assert shown.endswith(f", total={PICTURES}\n")
+
+
+def test_an_offline_run_says_how_many_samples_its_query_has(plain: tuple[Any, ...], tmp_path: Path) -> None:
+    asked = ("--scenario", "Offline", "--time", 0.05)
+    _, shown, _ = run_topfive("scenario", *plain, *asked, "--logs", tmp_path / "logs")
+    assert re.search(r"1 query of \d+ samples\n", shown)
 
 
 def test_a_harness_judges_accuracy_against_the_same_model_in_float32(

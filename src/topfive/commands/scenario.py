@@ -110,6 +110,7 @@ def run_plans(
         if user_conf is not None:
             overrides = read_user_conf(user_conf, subject.card.name, plan.scenario)
             plan = replace(plan, overrides=overrides)
+        _say_if_fewer(subject, plan)
         run, tries = run_plan(subject, plan)
         valid &= run.valid
         runs.append(run)
@@ -158,6 +159,12 @@ def run_harness(
         sys.stdout.write(f"{subject.card.name}: {'PASSED' if good else 'FAILED'}\n")
     _keep(subject, rows, runs)
     return good
+
+
+def _say_if_fewer(subject: Subject, plan: Plan) -> None:
+    there = len(subject.samples.labels)
+    if plan.mode == "accuracy" and plan.count is not None and plan.count > there:
+        progress(f"{plan.count} samples asked for, {subject.samples.place} has {there}: all of them are run")
 
 
 def _keep(subject: Subject, rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> None:
@@ -214,7 +221,15 @@ def scenario_text(row: dict[str, Any]) -> str:
     streams = row["metric_name"].startswith("early_stopping") or "latency" in row["metric_name"]
     metric = f"{1e3 * row['metric']:.3f} ms" if streams else f"{row['metric']:.1f} samples/s"
     tries = f", {row['tries']} tries" if row["tries"] > 1 else ""
-    lines = [f"{row['key']}: {verdict}, {metric} ({row['metric_name']}), {row['queries']} queries{tries}"]
+    lines = [f"{row['key']}: {verdict}, {metric} ({row['metric_name']}), {_asked(row)}{tries}"]
     if not row["valid"]:
         lines += [f"  {line}" for line in (*row["errors"], *row["advice"])]
     return "\n".join([*lines, f"  logs: {row['logs']}", ""])
+
+
+def _asked(row: dict[str, Any]) -> str:
+    """How much LoadGen asked: "1 query of 932 samples"."""
+    queries, samples = row["queries"], row["samples_per_query"]
+    return f"{queries} {'query' if queries == 1 else 'queries'}" + (
+        f" of {samples} samples" if samples > 1 else ""
+    )

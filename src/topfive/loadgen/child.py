@@ -199,7 +199,9 @@ def main(folder: Path) -> int:
     batch = plan.batch if job["batch"] is None else int(job["batch"])
     with topfive.open(Path(job["artifact"]), threads=job["threads"]) as runner:
         infer = runner.callable()
-        latency, slowest, rate = _measure(infer, samples, batch, folder)
+        latency, slowest, rate = _measure(
+            infer, samples, batch, folder, 0.0 if plan.mode == "accuracy" else TIMED_SECONDS
+        )
         settings = test_settings(
             mlperf_loadgen, plan, latency=latency, slowest=slowest, batch_rate=rate, folder=folder
         )
@@ -233,9 +235,12 @@ def start_test(loadgen: Any, folder: Path, system: Any, samples: Samples, settin
     loadgen.DestroyFastSUT(sut)
 
 
-def _measure(infer: Infer, samples: Samples, batch: int, folder: Path) -> tuple[float, float, float]:
+def _measure(
+    infer: Infer, samples: Samples, batch: int, folder: Path, enough: float
+) -> tuple[float, float, float]:
     """Median and largest seconds of one call of one sample, and samples a second in full batches.
 
+    enough: seconds after which there are calls enough, if they are LEAST_CALLS.
     What the measurement will take, judged by the first call, is written for the watchdog.
     """
     samples.load([0])
@@ -243,31 +248,24 @@ def _measure(infer: Infer, samples: Samples, batch: int, folder: Path) -> tuple[
     first = _seconds(infer, one)
     calls = WARM_UP_CALLS + LEAST_CALLS
     _write(folder, {"expected": 2 * SLOW_SECONDS + calls * (1 + batch) * first})
-    times = _timed(infer, one)
+    times = _timed(infer, one, enough)
     single, slowest = float(np.median(times)), max(times)
     rate = 1 / single
     if batch > 1:
-        rate = max(rate, batch / float(np.median(_timed(infer, np.concatenate([one] * batch)))))
+        rate = max(rate, batch / float(np.median(_timed(infer, np.concatenate([one] * batch), enough))))
     samples.unload([0])
     return single, slowest, rate
 
 
-def _timed(infer: Infer, data: NDArray[Any]) -> list[float]:
+def _timed(infer: Infer, data: NDArray[Any], enough: float) -> list[float]:
     """Seconds of calls after WARM_UP_CALLS; one call, unmeasured or not, does for a very slow model."""
     spent = [_seconds(infer, data)]
     while len(spent) < WARM_UP_CALLS and sum(spent) < SLOW_SECONDS:
         spent.append(_seconds(infer, data))
     times: list[float] = [] if sum(spent) < SLOW_SECONDS else spent[-1:]
-    while _wants_more(times):
+    while len(times) < MOST_CALLS and sum(times) < (SLOW_SECONDS if len(times) < LEAST_CALLS else enough):
         times.append(_seconds(infer, data))
     return times
-
-
-def _wants_more(times: Sequence[float]) -> bool:
-    spent, calls = sum(times), len(times)
-    if calls < LEAST_CALLS:
-        return spent < SLOW_SECONDS
-    return spent < TIMED_SECONDS and calls < MOST_CALLS
 
 
 def _seconds(infer: Infer, data: NDArray[Any]) -> float:

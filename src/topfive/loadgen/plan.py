@@ -49,6 +49,8 @@ class Plan:
     queries in performance mode. qps: Server's arrival rate, Offline's expected rate. max_latency: seconds,
     Server's limit at its percentile, and MultiStream's expectation. overrides: fields of LoadGen's
     TestSettings from a user.conf. submission: official durations and seeds of LoadGen's own mlperf.conf.
+    gentle: a Server for which nobody says more has a low rate and a long limit, which a machine holds that
+    does other work, too.
     """
 
     scenario: str
@@ -60,6 +62,7 @@ class Plan:
     samples_per_query: int = 8
     batch: int = 8
     submission: bool = False
+    gentle: bool = False
     overrides: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

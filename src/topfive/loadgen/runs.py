@@ -127,6 +127,7 @@ def described(run: Run, tries: int) -> dict[str, Any]:
         "metric": found.metric / 1e9 if streams else found.metric,
         "metric_name": found.metric_name,
         "queries": found.queries,
+        "samples_per_query": int(found.detail.get("generated_samples_per_query", 1)),
         "samples_per_second": found.samples_per_second,
         "percentiles_s": {name: value / 1e9 for name, value in found.percentiles.items()},
         "advice": list(found.advice),

@@ -22,6 +22,8 @@ SERVER_LATENCIES = 10.0
 SERVER_SLOWEST = 3.0
 """Server's latency limit where none is given: MLPerf's 15 ms for ResNet-50, or so many times the
 median or the slowest call that was measured: a machine that is shared has calls that take that long."""
+GENTLE_RATE, GENTLE_SECONDS = 40.0, 0.5
+"""Of a gentle plan: the most queries a second, and the shortest latency limit."""
 OFFLINE_SLACK = 1.1
 """LoadGen's Offline query has so many times the samples that its duration and expected rate ask for."""
 PEAK_TESTS = 20
@@ -57,10 +59,13 @@ def test_settings(
     expected = plan.max_latency or latency * plan.samples_per_query / MULTI_HINT
     settings.multi_stream_expected_latency_ns = _nanoseconds(expected)
     settings.offline_expected_qps = plan.qps or batch_rate * OFFLINE_HINT
-    settings.server_target_qps = plan.qps or SERVER_LOAD / latency
+    rate = min(SERVER_LOAD / latency, GENTLE_RATE) if plan.gentle else SERVER_LOAD / latency
+    settings.server_target_qps = plan.qps or rate
     if plan.max_latency is not None or not plan.submission:
         limit = plan.max_latency or max(
-            SERVER_LATENCY_SECONDS, SERVER_LATENCIES * latency, SERVER_SLOWEST * slowest
+            GENTLE_SECONDS if plan.gentle else SERVER_LATENCY_SECONDS,
+            SERVER_LATENCIES * latency,
+            SERVER_SLOWEST * slowest,
         )
         settings.server_target_latency_ns = _nanoseconds(limit)
     for name, value in plan.overrides.items():
