@@ -97,6 +97,8 @@ def test_packed_pictures_that_do_not_tell_what_they_are(tmp_path):
 def test_prune(built, tmp_path):
     cache, artifact = built
     assert run_topfive("cache", "prune", "--artifact-cache", cache)[0] == 2
+    for days in ("-3", "nan"):
+        assert run_topfive("cache", "prune", "--artifact-cache", cache, f"--older={days}")[0] == 2
     old = time.time() - 10 * 86_400
     os.utime(artifact.path, (old, old))
     would = listed(cache, tmp_path, "--older", "5", "--dry-run", command="prune")

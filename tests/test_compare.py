@@ -147,6 +147,50 @@ def test_tests_that_only_one_has():
     assert verdicts(base, new, "missing:any")[1].failed is False
 
 
+def test_a_test_that_passes_unmeasured_does_not_pass_its_gate():
+    base, new = session(entry(rounds=times(1e-3))), session(entry())
+    found, comparison = verdicts(base, new, "p50:5%,cycles:0")
+    assert found == {("t", "p50"): "worse"}
+    assert comparison.changes[0].note == "not measured now"
+    assert "t: p50 worse: " in failure_text(comparison)
+    # Nor is a failed test blamed twice.
+    assert verdicts(base, session(entry(outcome="failed")), "p50:5%")[0] == {("t", "test"): "broken"}
+    assert verdicts(new, base, "p50:5%")[0] == {}
+
+
+def test_gates_that_judged_nothing_are_named():
+    base = session(entry(rounds=times(1e-3)))
+    _, found = verdicts(base, base, "p50:5%,top1:0.2,instructions:0")
+    assert found.idle == ("top1", "instructions")
+    for shown in (comparison_table(found), comparison_markdown(found)):
+        assert "judged nothing, because no test of both has it: top1, instructions" in shown
+    assert comparison_json(found)["idle"] == ["top1", "instructions"]
+
+
+def test_a_significance_of_the_other_direction_is_none():
+    # Most calls are faster, but a few so slow that the mean is worse.
+    then, now = times(1e-3), np.r_[times(0.9e-3, 180, seed=1), times(9e-3, 20, seed=2)]
+    found, comparison = verdicts(session(entry(rounds=then)), session(entry(rounds=now)), "mean:5%")
+    assert comparison.changes[0].p < 1e-6
+    assert comparison.changes[0].change > 0.05
+    assert found == {("t", "mean"): "noise"}
+
+
+def test_a_comment_is_never_too_long_for_github():
+    names = [f"bench/test_fast.py::test_latency[network_{n}-gemmini_sim-int8-b1]" for n in range(900)]
+    base = session(*(entry(name, rounds=times(1e-3, 30), modelled_bus=1) for name in names))
+    new = session(
+        *(entry(name, rounds=times(1e-3, 30), modelled_bus=1 + (n < 400)) for n, name in enumerate(names))
+    )
+    _, found = verdicts(base, new)
+    text = comparison_markdown(found)
+    assert len(text) < 60_000
+    assert text.startswith("### topfive: 400 regressions")
+    assert text.count("... and ") == 2
+    assert "</details>" in text
+    assert text.rstrip().endswith("counts must be equal")
+
+
 def test_a_test_that_fails_now():
     found, comparison = verdicts(session(entry("a")), session(entry("a", outcome="failed")))
     assert found == {("a", "test"): "broken"}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 import topfive
 from topfive.commands.pair import measure_pair
@@ -32,6 +35,14 @@ from topfive.records import list_records
 from topfive_command import run_topfive
 
 BURNER = "while True: pass"
+BURSTS = """
+import random, sys, time
+seconds = random.Random(int(sys.argv[1])).uniform
+while True:
+    end = time.monotonic() + seconds(0.3, 2)
+    while time.monotonic() < end: pass
+    time.sleep(seconds(0.3, 2))
+"""
 
 
 class Clocked(Side):
@@ -68,6 +79,24 @@ def test_turns_are_a_b_b_a():
     assert ratio_of(slots).ratio == pytest.approx(2)
     assert (slots.cpu_a == 0.25e-3).all()
     assert cpu_ratio_of(slots).ratio == pytest.approx(2)
+
+
+class Interrupted(Clocked):
+    """All calls of a turn but one are interrupted, and not twice for as long."""
+
+    def calls(self, count):
+        random = np.random.default_rng(len(self.turns))
+        long = [self.seconds * (1 + wait) for wait in random.exponential(5, count)]
+        long[random.integers(1, count)] = self.seconds
+        self.turns.append(self.name)
+        return Timed(long, long)
+
+
+def test_an_interrupted_call_does_not_decide_its_turn():
+    sides = Interrupted("A", 1e-3, []), Interrupted("B", 1.05e-3, [])
+    slots = interleave(*sides, enough=lambda found: found.rounds >= 10, rounds=5)
+    assert (slots.a == 1e-3).all()
+    assert ratio_of(slots).ratio == pytest.approx(1.05)
 
 
 def test_processor_time_is_not_waiting():
@@ -149,6 +178,67 @@ def test_a_pair_holds_on_a_loaded_machine(pocket):
     assert slower.verdict == "B slower"
     assert slower.low > 1.3, slower
     assert abs(doubled.ratio / 2 - 1) < 0.1, doubled
+
+
+def layers(path, count):
+    """A model of so many equal 3x3 convolutions of 16 channels, after one of 3 channels."""
+    random = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for number in range(count + 1):
+        shape = (16, 16 if number else 3, 3, 3)
+        weights.append(numpy_helper.from_array(random.normal(0, 0.1, shape).astype(np.float32), f"w{number}"))
+        nodes.append(helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"c{number}"], [last := f"r{number}"]))
+    nodes += [helper.make_node("GlobalAveragePool", [last], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ("n", 3, 16, 16)), ("y", ("n", 16)))
+    ]
+    graph = helper.make_graph(nodes, "layers", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return str(path)
+
+
+@pytest.fixture
+def bursts():
+    """Twice as many processes as processors that burn and rest by turns, each at its own times."""
+    import os
+
+    count = 2 * len(os.sched_getaffinity(0))
+    burners = [subprocess.Popen([sys.executable, "-c", BURSTS, str(n)]) for n in range(count)]
+    yield
+    for burner in burners:
+        burner.kill()
+        burner.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bursts")
+def test_five_percent_more_work_is_measured_where_separate_runs_differ_by_twenty(tmp_path):
+    made = [
+        topfive.build(
+            layers(tmp_path / f"{count}.onnx", count),
+            target="cpu",
+            quant="force_float32",
+            cache=tmp_path / "cache",
+        )
+        for count in (20, 21)
+    ]
+    # 3 / 16 of a layer comes first in both.
+    more = (21 + 3 / 16) / (20 + 3 / 16)
+    with topfive.open(made[0], threads=1) as first, topfive.open(made[1], threads=1) as second:
+        sides = [RunnerSide(n, r, input_of(first.artifact, 1)) for n, r in (("A", first), ("B", second))]
+        # Images a second of one artifact alone, in runs of a second.
+        runs = []
+        for _ in range(15):
+            start, calls = time.perf_counter(), 0
+            while time.perf_counter() - start < 1:
+                calls += len(sides[0].calls(1).wall)
+            runs.append(calls / (time.perf_counter() - start))
+        found = ratio_of(measure_pair(*sides, precision=0.005, seconds=60))
+    assert max(runs) / min(runs) > 1.2
+    assert found.low <= more <= found.high, found
+    assert abs(found.ratio / more - 1) < 0.03, found
 
 
 def test_sides_of_the_command_line(pocket, tmp_path):

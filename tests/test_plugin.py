@@ -582,6 +582,8 @@ def test_an_installed_target_needs_nothing_else(suite, monkeypatch):
         ("--benchmark-save=x",),
         ("--benchmark-autosave",),
         ("--benchmark-enable",),
+        ("--benchmark-histogram=x",),
+        ("--benchmark-cprofile=cumtime",),
         ("--topfive-csv=x.csv",),
         ("-m", "latency"),
         ("-m", "gemmini_sim and (latency or throughput)"),
@@ -594,6 +596,14 @@ def test_measuring_and_xdist_exclude_each_other(suite, arguments, workers):
     assert found.ret == USAGE
     assert exclusive.NEVER_PARALLEL in "\n".join(found.errlines)
     assert not (suite.path / "x.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--benchmark-skip", "--benchmark-disable"])
+def test_workers_may_leave_measuring_out(suite, option):
+    found = suite.run("-n2", option, *ONE, subprocess=True)
+    outcomes = found.parseoutcomes()
+    assert (outcomes["skipped"], outcomes["failed"]) == (3, 1)
+    assert "PytestBenchmarkWarning" not in found.stderr.str()
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,9 @@ def test_repeat_runs_the_same_again(project, monkeypatch):
     first, second = list_records(project.records)
     assert second.record["repeats"] == first.id
     assert second.record["argv"] == first.record["argv"]
-    nothing = {**first.record, "id": "nothing", "argv": []}
-    write_record(project.records, seal({k: v for k, v in nothing.items() if k != "sha256"}))
-    code, _, err = run_topfive("repeat", "nothing")
-    assert (code, "keeps no command" in err) == (2, True)
+    # A record can come from anybody: it must not make another command run.
+    for argv in ([], ["topfive"], ["topfive", "records", "rm", first.id], ["sh", "-c", "true"]):
+        nothing = {**first.record, "id": "nothing", "argv": argv}
+        write_record(project.records, seal({k: v for k, v in nothing.items() if k != "sha256"}))
+        code, _, err = run_topfive("repeat", "nothing")
+        assert (code, "keeps no command" in err) == (2, True)

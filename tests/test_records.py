@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import stat
@@ -184,6 +185,16 @@ def test_filters(shelf, wanted, names):
     assert [one.id for one in list_records(shelf, wanted)] == names
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--kind", "photo"), ("--since", "yesterday"), ("--until", "2026-1-1"), ("--since", "01.11.2026")],
+    ids=["kind", "word", "short", "other_order"],
+)
+def test_filters_that_nothing_could_fulfil_are_refused(shelf, arguments):
+    code, _, err = run_topfive("records", "list", "--records", shelf, *arguments)
+    assert (code, arguments[0] in err, "Traceback" in err) == (2, True, False)
+
+
 def test_references(shelf):
     assert find_record(shelf, "latest").id == "20260104T000000-now"
     assert find_record(shelf, "latest:session").id == "third"
@@ -215,7 +226,8 @@ def test_show_and_rm(shelf):
     assert json.loads(run_topfive("records", "show", "first", *where, "--json")[1])["id"] == "first"
     assert run_topfive("records", "rm", "first", "nobody", *where)[0] == 2
     assert (shelf / "first.json").exists()
-    assert run_topfive("records", "rm", "first", *where)[0] == 0
+    code, out, _ = run_topfive("records", "rm", "first", "first", *where)
+    assert (code, out) == (0, "removed first\n")
     assert not (shelf / "first.json").exists()
 
 
@@ -258,10 +270,30 @@ def archive_of(path, entries, manifest=None):
 GOOD = json.dumps(made(identity="good")).encode()
 
 
-def link(name):
+DEEP = b"[" * 100_000
+
+
+def special(name, kind):
     info = zipfile.ZipInfo(name)
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    info.external_attr = (kind | 0o777) << 16
     return info
+
+
+def link(name):
+    return special(name, stat.S_IFLNK)
+
+
+def packed(name, method):
+    info = zipfile.ZipInfo(name)
+    info.compress_type = method
+    return info
+
+
+def inner_zip():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", b"0" * 1_000_000)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -274,6 +306,18 @@ def link(name):
         ([("records/..\\evil.json", GOOD)], None, "no place of a record"),
         ([("records/.hidden.json", GOOD)], None, "no place of a record"),
         ([("records/script.py", GOOD)], None, "no place of a record"),
+        ([("records/NUL.json", GOOD)], None, "no place of a record"),
+        ([("records/com1.x/good.json", GOOD)], None, "no place of a record"),
+        ([(f"records/{'a' * 300}.json", GOOD)], None, "no place of a record"),
+        ([("records/gööd.json", GOOD)], None, "no place of a record"),
+        ([("records/", b"")], None, "no plain file"),
+        ([("records/good.json", GOOD), ("records/Good.json", GOOD)], None, "an entry twice"),
+        ([("records/good.json", GOOD), ("records/good.json/b.json", GOOD)], None, "a file and a folder"),
+        ([(packed("records/good.json", zipfile.ZIP_BZIP2), GOOD)], None, "neither stored nor deflated"),
+        ([(packed("records/good.json", zipfile.ZIP_LZMA), GOOD)], None, "neither stored nor deflated"),
+        ([(special("records/good.json", stat.S_IFCHR), b"")], None, "no plain file"),
+        ([("records/good.json", DEEP)], None, "truncated or is no record"),
+        ([("records/good.json", inner_zip())], None, "truncated or is no record"),
         ([(link("records/good.json"), b"/etc/passwd")], None, "no plain file"),
         ([("records/good.json", b" " * (20 << 20))], None, "a zip bomb"),
         ([("records/good.json", GOOD[:-9])], None, "truncated"),
@@ -300,6 +344,18 @@ def link(name):
         "backslash",
         "hidden",
         "script",
+        "device",
+        "device_folder",
+        "long",
+        "not_ascii",
+        "folder",
+        "twice",
+        "file_and_folder",
+        "bzip2",
+        "lzma",
+        "character_device",
+        "deep",
+        "nested",
         "link",
         "bomb",
         "truncated",
@@ -339,6 +395,41 @@ def test_a_link_in_the_records_folder_is_not_followed(tmp_path):
     with pytest.raises(RecordError, match="outside"):
         import_records(archive, there)
     assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("place", "data"),
+    [(b"records/good.json", b"records/go\xff\xfe.json"), (None, b"\xff" * 40)],
+    ids=["name_not_utf8", "damaged_deflate"],
+)
+def test_archives_that_zipfile_cannot_read(tmp_path, place, data):
+    path = archive_of(tmp_path / "a.zip", [("records/good.json", GOOD)])
+    content = bytearray(path.read_bytes())
+    if place is None:
+        content[60 : 60 + len(data)] = data
+    else:
+        content = content.replace(place, data)
+        # The flag that names are UTF-8, before the file and in the central directory.
+        for signature, offset in ((b"PK\x03\x04", 7), (b"PK\x01\x02", 9)):
+            content[content.index(signature) + offset] |= 8
+    path.write_bytes(content)
+    code, _, err = run_topfive("import", path, "--records", tmp_path / "there")
+    assert (code, "no zip file of records" in err, "Traceback" in err) == (2, True, False)
+
+
+def test_too_many_entries_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("topfive.records.archive.MOST_RECORDS", 3)
+    path = archive_of(tmp_path / "a.zip", [(f"records/{n}.json", b"{}") for n in range(4)])
+    with pytest.raises(RecordError, match="5 entries"):
+        import_records(path, tmp_path / "there")
+
+
+@pytest.mark.parametrize("depth", [300, 500, 700, 900, 990])
+def test_deeply_nested_records_are_refused(depth):
+    record = {**made(), "deep": json.loads("[" * 10 + "]" * 10)}
+    text = json.dumps(record).replace("[" * 10 + "]" * 10, "[" * depth + "]" * depth)
+    with pytest.raises(RecordError):
+        parse_record(text.encode(), "a.json")
 
 
 @given(st.binary(max_size=200))

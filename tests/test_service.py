@@ -87,6 +87,9 @@ def test_a_failed_comparison_is_1(shelf):
         ({"action": "pair", "first": ["x", "z"], "second": "y"}, "'first' is not a string"),
         ({"action": "records show", "record": "--help"}, "no record '--help'"),
         ({"action": "compare"}, "BASE"),
+        ({"action": "records show", "record": "a\0b"}, "cannot be passed on"),
+        ({"action": "records show", "record": "\ud800"}, "cannot be passed on"),
+        ({"action": "records show", "record": "x" * 3_000_000}, "cannot be passed on"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -146,6 +149,18 @@ def test_a_port_in_use_is_said():
         code, _, err = run_topfive("serve", "--port", port)
         assert code == 2
         assert "port" in err or "not installed" in err
+
+
+def test_the_address_of_version_6_is_a_url(monkeypatch):
+    pytest.importorskip("uvicorn")
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
+    told = []
+    try:
+        open_socket("::1", 0).close()
+    except ServeError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    serve("::1", 0, token="", time_limit=None, told=told.append)
+    assert urllib.request.Request(told[0]).host.startswith("[::1]:")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from topfive.records.significance import (
     mann_whitney,
     quantile_test,
 )
+from topfive.sweep.statistics import mcnemar
 
 FEW = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=5)
 
@@ -53,6 +54,47 @@ def test_mann_whitney_is_the_permutation_test(first, second):
 )
 def test_mann_whitney_of_tables(first, second, p):
     assert math.isclose(mann_whitney(np.array(first, float), np.array(second, float)).p, p)
+
+
+TEN = np.array([1.2, 1.3, 1.3, 1.4, 1.5, 1.1, 1.2, 1.3, 1.6, 1.2])
+OTHER_TEN = np.array([1.4, 1.5, 1.3, 1.7, 1.8, 1.6, 1.5, 1.4, 1.9, 1.3])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"),
+    [
+        # scipy.stats.mannwhitneyu, two-sided: asymptotic (ties, continuity) twice, then exact
+        (np.tile(TEN, 5), np.tile(OTHER_TEN, 4), 8.738653993611242e-08),
+        (np.arange(60.0), 1.5 * np.arange(45.0) + 3, 0.09606879278519248),
+        (np.arange(12.0), 2 * np.arange(9.0) + 0.5, 0.21884802503997552),
+    ],
+    ids=["ties", "no_ties", "exact"],
+)
+def test_mann_whitney_is_scipys(first, second, p):
+    assert math.isclose(mann_whitney(first, second).p, p, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"),
+    [
+        # 2 scipy.stats.binom.cdf(k, n, 1/2) - scipy.stats.binom.pmf(k, n, 1/2)
+        (12, 3, 0.02127075195312501),
+        (12, 28, 0.011507789735333063),
+        (40, 80, 0.00024421702449694226),
+        (1550, 1450, 0.06791718465371652),
+    ],
+    ids=["15", "40", "120", "3000"],
+)
+def test_mcnemar_is_scipys_binomial(lost, gained, p):
+    assert math.isclose(mcnemar(lost, gained), p, rel_tol=1e-9)
+
+
+def test_the_tails_are_scipys():
+    # scipy.stats.hypergeom(300, 30, 120): cdf(7) and sf(6)
+    below, above = hypergeometric_tails(7, 300, 30, 120)
+    assert math.isclose(below, 0.0358084946260996, rel_tol=1e-9)
+    assert math.isclose(above, 0.9869472089814959, rel_tol=1e-9)
+    assert math.isclose(hodges_lehmann(TEN, OTHER_TEN), 0.2, rel_tol=1e-12)
 
 
 def test_the_normal_approximation_meets_the_exact_one():

@@ -232,6 +232,8 @@ def prune_cache(cache: Path | None, records: Path | None, pruning: Pruning, *, a
     """
     if not (pruning.kinds or pruning.older is not None or pruning.unused or pruning.everything):
         raise OptionError("say what to remove: --kind, --older DAYS, --unused, or --all")
+    if pruning.older is not None and not pruning.older >= 0:
+        raise OptionError(f"--older {pruning.older:g}: a number of days, 0 or more")
     root = cache_root(cache)
     chosen = [item for item in items_of(root, records_folder(records)) if _chosen(item, pruning)]
     removed = [item for item in chosen if pruning.dry_run or _removed(item)]

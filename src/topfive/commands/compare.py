@@ -21,7 +21,9 @@ from topfive.report.comparison import comparison_json, comparison_markdown, comp
 
 __all__ = ["Asked", "compare", "repeat"]
 
-MODULES = {"pytest": "pytest", "topfive": "topfive"}
+PYTEST = "pytest"
+MEASURING = ("scenario", "harness", "sweep", "pair")
+"""Commands of topfive that leave records: a record is data, and must not make another one run."""
 ERRORS = 2
 """The descriptor of standard error: what the repeated run prints does not mix with the comparison."""
 ONCE = ("--logs",)
@@ -103,7 +105,7 @@ def repeat(reference: str, asked: Asked) -> bool:
 def _command(record: Mapping[str, Any]) -> list[str]:
     """The interpreter's command for a record's own, without options that cannot be given twice."""
     argv = [str(word) for word in record.get("argv") or ()]
-    if not argv or argv[0] not in MODULES:
+    if argv[:1] != [PYTEST] and not (argv[:1] == ["topfive"] and argv[1:2] and argv[1] in MEASURING):
         raise RecordError(
             f"record {record['id']} keeps no command that can be repeated: {record['command']!r}"
         )
@@ -114,7 +116,7 @@ def _command(record: Mapping[str, Any]) -> list[str]:
             continue
         if not word.startswith(tuple(f"{name}=" for name in ONCE)):
             kept.append(word)
-    return [sys.executable, "-m", MODULES[argv[0]], *kept]
+    return [sys.executable, "-m", argv[0], *kept]
 
 
 def _project(root: Path) -> Path:

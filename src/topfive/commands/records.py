@@ -117,7 +117,7 @@ def _line(entry: Entry) -> str:
 def remove(references: Sequence[str], records: Path | None, *, as_json: bool) -> None:
     """Remove records. Raises RecordError, before any is removed, for one that is not there."""
     root = records_folder(records)
-    found = [find_record(root, reference) for reference in references]
+    found = list({one.path: one for one in (find_record(root, name) for name in references)}.values())
     outside = [one for one in found if not one.path.resolve().is_relative_to(root.resolve())]
     if outside:
         raise RecordError(f"{outside[0].path} is not in {root}: remove it yourself")

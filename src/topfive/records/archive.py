@@ -10,7 +10,9 @@ import io
 import json
 import re
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +28,10 @@ MANIFEST = "manifest.json"
 FORMAT = "topfive-records"
 FORMAT_VERSION = 1
 PLACE = re.compile(r"records(/[A-Za-z0-9_][A-Za-z0-9._+-]*)+\.json")
+LONGEST_NAME = 200
+"""Of a file or folder, bytes: file systems take 255, and a file has a longer name while it is written."""
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that are devices on Windows."""
 LARGEST_RECORD = 1 << 28
 LARGEST_ARCHIVE = 1 << 30
 MOST_RECORDS = 100_000
@@ -33,6 +39,17 @@ MOST_RECORDS = 100_000
 LARGEST_RATIO = 200
 SMALL = 1 << 20
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)
+UNREADABLE = (
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+)
+"""What `zipfile` raises for files that are none, are damaged or encrypted, or whose names are not UTF-8."""
 
 
 def export_records(found: Sequence[Found], root: Path, out: Path) -> int:
@@ -101,11 +118,13 @@ def import_records(path: Path, root: Path) -> tuple[list[Path], int]:
 def _read(path: Path) -> dict[str, bytes]:
     """The records' bytes by name, checked against the manifest."""
     try:
+        if path.stat().st_size > LARGEST_ARCHIVE:
+            raise RecordError(f"{path} is larger than any archive of records: {path.stat().st_size} bytes")
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             _check(infos, path)
             contents = {info.filename: _extract(archive, info, path) for info in infos}
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise RecordError(f"{path} is no zip file of records: {error}") from error
     files = _manifest(contents.pop(MANIFEST, b""), path)
     if files.keys() != contents.keys():
@@ -127,13 +146,28 @@ def _check(infos: Sequence[zipfile.ZipInfo], path: Path) -> None:
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             raise RecordError(f"{path}: {name!r} is no plain file")
-        if name != MANIFEST and not (PLACE.fullmatch(name) and ".." not in PurePosixPath(name).parts):
-            raise RecordError(f"{path}: {name!r} is no place of a record: nothing is imported")
-    if len(set(names)) != len(names):
+        # Others unpack without a bound on what a few bytes become.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise RecordError(f"{path}: {name!r} is neither stored nor deflated")
+        if name != MANIFEST and not _is_place(name):
+            raise RecordError(f"{path}: {name[:LONGEST_NAME]!r} is no place of a record: nothing is imported")
+    # On a file system that knows no case they are one file.
+    folded = {name.casefold() for name in names}
+    if len(folded) != len(names):
         raise RecordError(f"{path} has an entry twice")
+    if both := sorted({str(above) for name in folded for above in PurePosixPath(name).parents} & folded):
+        raise RecordError(f"{path}: {both[0]!r} is a file and a folder")
     total = sum(info.file_size for info in infos)
     if total > LARGEST_ARCHIVE:
         raise RecordError(f"{path} would unpack to {total} bytes: more than {LARGEST_ARCHIVE}")
+
+
+def _is_place(name: str) -> bool:
+    """Whether a record may lie there, on any file system."""
+    parts = PurePosixPath(name).parts
+    return bool(PLACE.fullmatch(name)) and not any(
+        part == ".." or len(part) > LONGEST_NAME or DEVICES.fullmatch(part) for part in parts
+    )
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
@@ -162,6 +196,6 @@ def _manifest(content: bytes, path: Path) -> Mapping[str, Any]:
                 f"{path} is of version {stored['version']}, made by a newer topfive: upgrade topfive"
             )
         files: dict[str, str] = dict(stored["files"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(f"{path} has no readable {MANIFEST}: {error!r}") from error
     return files

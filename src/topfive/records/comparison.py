@@ -66,13 +66,17 @@ class Change:
 
 @dataclass(frozen=True)
 class RecordComparison:
-    """All changes between two records, and what a reader must know of both."""
+    """All changes between two records, and what a reader must know of both.
+
+    idle: metrics of gates that judged nothing, because no test of both records has them.
+    """
 
     base: str
     new: str
     gates: tuple[Gate, ...]
     changes: tuple[Change, ...]
     notes: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
     @property
     def failures(self) -> list[Change]:
@@ -114,11 +118,21 @@ def compare_records(
         len(before[name].rounds) and len(after[name].rounds) for name in common
     )
     notes += _check_machines(base, new, allowed=other_machine or not timed)
-    changes = [
-        *_presence(before, after),
-        *(change for name in common for change in _changes(before[name], after[name], gates)),
-    ]
-    return RecordComparison(str(base["id"]), str(new["id"]), tuple(gates), tuple(changes), tuple(notes))
+    judged = {
+        gate.metric: [change for name in common for change in _changes(before[name], after[name], gate)]
+        for gate in gates
+    }
+    order = {name: place for place, name in enumerate(common)}
+    changes = sorted((c for found in judged.values() for c in found), key=lambda change: order[change.test])
+    idle = tuple(name for name, found in judged.items() if not found and name != MISSING)
+    return RecordComparison(
+        str(base["id"]),
+        str(new["id"]),
+        tuple(gates),
+        (*_presence(before, after), *changes),
+        tuple(notes),
+        idle,
+    )
 
 
 def _examples(entries: Mapping[str, Entry]) -> str:
@@ -186,23 +200,26 @@ def _presence(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> Iterat
             yield Change(name, "test", "new", None if then is None else then.outcome, entry.outcome)
 
 
-def _changes(base: Entry, new: Entry, gates: Sequence[Gate]) -> Iterator[Change]:
-    for gate in gates:
-        if gate.metric in TIMES:
-            if base.values.get("device_figures") or new.values.get("device_figures"):
-                yield from _device_time(base, new, gate)
-            elif len(base.rounds) and len(new.rounds):
-                yield _time(base, new, gate)
-        elif gate.metric in COUNTS:
-            yield from _counts(base, new, gate)
-        elif gate.metric in FIGURES:
-            yield from _figures(base, new, gate)
-        elif gate.metric == MAGICMIND:
-            yield from _magicmind(base, new, gate)
-        elif gate.metric != MISSING:
-            then, now = pictures_of(base, gate.metric), pictures_of(new, gate.metric)
-            if then is not None and now is not None:
-                yield _accuracy(base.test, then, now, gate)
+def _changes(base: Entry, new: Entry, gate: Gate) -> Iterator[Change]:
+    if gate.metric in TIMES:
+        if base.values.get("device_figures") or new.values.get("device_figures"):
+            yield from _device_time(base, new, gate)
+        elif len(base.rounds) and len(new.rounds):
+            yield _time(base, new, gate)
+        elif len(base.rounds) and new.outcome == "passed":
+            # Run with --benchmark-disable, for instance: a gate that has nothing to judge must not pass.
+            then = time_of(base, gate.metric)
+            yield Change(base.test, gate.metric, "worse", then, limit=gate.text, note="not measured now")
+    elif gate.metric in COUNTS:
+        yield from _counts(base, new, gate)
+    elif gate.metric in FIGURES:
+        yield from _figures(base, new, gate)
+    elif gate.metric == MAGICMIND:
+        yield from _magicmind(base, new, gate)
+    elif gate.metric != MISSING:
+        before, now = pictures_of(base, gate.metric), pictures_of(new, gate.metric)
+        if before is not None and now is not None:
+            yield _accuracy(base.test, before, now, gate)
 
 
 def _time(base: Entry, new: Entry, gate: Gate) -> Change:
@@ -217,7 +234,8 @@ def _time(base: Entry, new: Entry, gate: Gate) -> Change:
     return Change(
         test=base.test,
         metric=gate.metric,
-        verdict=_verdict(worse_by, found, beyond=beyond),
+        # Slower calls rank higher: a significance of the other direction says nothing of this change.
+        verdict=_verdict(worse_by, found, beyond=beyond, agrees=worse_by * found.effect >= 0),
         base=then,
         new=now,
         change=(now - then) / then if then else None,
@@ -229,8 +247,8 @@ def _time(base: Entry, new: Entry, gate: Gate) -> Change:
     )
 
 
-def _verdict(worse_by: float, found: Difference, *, beyond: bool) -> str:
-    significant = found.p < SIGNIFICANT
+def _verdict(worse_by: float, found: Difference, *, beyond: bool, agrees: bool = True) -> str:
+    significant = found.p < SIGNIFICANT and agrees
     if beyond:
         if significant:
             return "worse"

@@ -101,7 +101,7 @@ def parse_record(data: bytes, name: str) -> dict[str, Any]:
         )
     try:
         intact = record.get("sha256") == content_hash(record)
-    except ValueError:
+    except (ValueError, RecursionError):
         intact = False
     if not intact:
         raise RecordError(f"{name} was edited or damaged: its content is not that of its sha256")

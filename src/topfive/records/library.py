@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from topfive.errors import RecordError
+from topfive.errors import OptionError, RecordError
 from topfive.records.entries import cases_of
 from topfive.records.envelope import KINDS, read_record
 
 __all__ = ["Filter", "Found", "find_record", "list_records"]
 
+ISO_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 LATEST = re.compile(r"latest(?::(?P<kind>\w+))?(?:~(?P<back>\d+))?")
 
 
@@ -57,6 +58,15 @@ class Filter:
     target: str = ""
     since: str = ""
     until: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a kind that is none and for a date that is none: nothing would be found."""
+        if self.kind and self.kind not in KINDS:
+            raise OptionError(f"--kind {self.kind!r}: a record is a {', a '.join(KINDS)}")
+        for name in ("since", "until"):
+            value: str = getattr(self, name)
+            if value and not ISO_DATE.fullmatch(value):
+                raise OptionError(f"--{name} {value!r} is not a date, as 2026-11-01 or 2026-11-01T12:00")
 
     def takes(self, found: Found) -> bool:
         """Whether a record fulfils it."""

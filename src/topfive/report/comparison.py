@@ -25,6 +25,8 @@ STYLES = {
     "better": "green",
     "undecided": "yellow",
 }
+LONGEST_TABLE, LONGEST = 45_000, 55_000
+"""Characters of Markdown: up to the end of the failures, and in all but the notes. GitHub takes 65,536."""
 RULE = (
     f"a gate fails when a metric is worse by more than its limit and p < {SIGNIFICANT} "
     "(Mann-Whitney U for median, "
@@ -74,13 +76,25 @@ def comparison_markdown(found: RecordComparison) -> str:
     )
     lines = [head, "", f"`{found.new}` against `{found.base}`", ""]
     shown = shown_changes(found, everything=False)
-    lines += _markdown_table(shown) if shown else ["Nothing changed beyond its limit."]
+    rows = _markdown_table(shown) if shown else ["Nothing changed beyond its limit."]
+    lines += _fitting(rows, LONGEST_TABLE)
     rest = [change for change in found.changes if change not in shown]
     if rest:
         lines += ["", f"<details><summary>{len(rest)} within their limits</summary>", ""]
-        lines += [*_markdown_table(rest), "", "</details>"]
+        lines += [*_fitting(_markdown_table(rest), LONGEST - len("\n".join(lines))), "", "</details>"]
     lines += ["", *(f"- {note}" for note in _notes(found))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _fitting(rows: list[str], space: int) -> list[str]:
+    """The rows that fit into so many characters, and how many do not."""
+    kept: list[str] = []
+    for number, row in enumerate(rows):
+        space -= len(row) + 1
+        if space < 0:
+            return [*kept, "", f"... and {len(rows) - number} more"]
+        kept.append(row)
+    return kept
 
 
 def _markdown_table(changes: Sequence[Change]) -> list[str]:
@@ -97,6 +111,8 @@ def _notes(found: RecordComparison) -> list[str]:
     notes = list(found.notes)
     if undecided:
         notes.append(f"{undecided} undecided: too few rounds or pictures for any change to be significant")
+    if found.idle:
+        notes.append(f"judged nothing, because no test of both has it: {', '.join(found.idle)}")
     return [*notes, RULE]
 
 
@@ -119,6 +135,7 @@ def comparison_json(found: RecordComparison) -> dict[str, Any]:
         "gates": {gate.metric: gate.text for gate in found.gates},
         "changes": [{**asdict(change), "failed": change in found.failures} for change in found.changes],
         "notes": list(found.notes),
+        "idle": list(found.idle),
     }
 
 

@@ -157,6 +157,7 @@ def serve(host: str, port: int, *, token: str, time_limit: float | None, told: C
 
     bound = open_socket(host, port)
     with bound:
-        told(f"http://{host}:{bound.getsockname()[1]}")
+        shown = f"[{host}]" if ":" in host else host
+        told(f"http://{shown}:{bound.getsockname()[1]}")
         config = uvicorn.Config(make_app(token=token, time_limit=time_limit), log_level="warning")
         uvicorn.Server(config).run(sockets=[bound])

@@ -183,6 +183,9 @@ def _ran(operation: Operation, command: list[str], time_limit: float | None) -> 
         )
     except subprocess.TimeoutExpired:
         return {"return": CRASHED, "error": f"{operation.action} took longer than {time_limit:g} s"}
+    except (ValueError, OSError) as error:
+        # Zero bytes, lone surrogates, more than a command line can carry.
+        return _refused(f"{operation.action}: a parameter cannot be passed on: {error}")
     result: Any = None
     if done.stdout.strip():
         try:

@@ -22,6 +22,9 @@ OPTIONS = (
     "benchmark_save",
     "benchmark_autosave",
     "benchmark_enable",
+    "benchmark_histogram",
+    "benchmark_cprofile",
+    "benchmark_cprofile_dump",
     "topfive_csv",
     "trace_dir",
 )
