@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,6 +218,74 @@ def test_sealed_record_of_wrong_kinds(tmp_path: Path, name: str, value: object) 
     content = read_content([tmp_path])
     assert [(b.source, name in b.reason) for b in content.broken] == [("session-000.json", True)]
     check_site(site(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"p50": 1e-320},
+        {"p99": -1.0},
+        {"p90": 1e300},
+        {"top1": 7.0},
+        {"images_per_s": -2.0},
+        {"rounds": 0.5},
+        {"case": {"model": "odd", "target": "cpu", "quant": "int8", "batch": 0}},
+        {"case": {"model": "odd", "target": "cpu", "quant": "int8", "batch": "x"}},
+        {"round": float("nan")},
+        {"round": -1.0},
+        {"round": 1e300},
+    ],
+    ids=[
+        "subnormal",
+        "negative",
+        "ages",
+        "top1_7",
+        "rate",
+        "half_a_round",
+        "batch_0",
+        "batch_text",
+        "round_nan",
+        "round_negative",
+        "round_ages",
+    ],
+)
+def test_impossible_numbers_leave_the_record_out(tmp_path: Path, changes: dict[str, Any]) -> None:
+    tests = case_tests("odd", "cpu", "int8", 1, 20)
+    if "round" in changes:
+        tests[1]["rounds"] = pack_array(np.asarray([1e-3, changes["round"]]))
+    elif "case" in changes:
+        tests[1] |= changes
+    else:
+        tests[1]["values"] |= changes
+    write_run(tmp_path, tests)
+    write_run(tmp_path, case_tests("good", "cpu", "int8", 1, 20), 1)
+    content = read_content([tmp_path])
+    assert [broken.source for broken in content.broken] == ["session-000.json"]
+    check_site(site(tmp_path))
+
+
+def test_rounds_of_no_time_and_none_are_shown_without_a_figure(tmp_path: Path) -> None:
+    """A coarse clock may say 0."""
+    for number, seconds in enumerate((np.zeros(5), np.empty(0))):
+        tests = case_tests("net", "cpu", "int8", 1, 20)[:2]
+        tests[1]["values"] = {"p50": 0.0, "p90": 0.0, "p99": 0.0, "rounds": len(seconds)}
+        tests[1]["rounds"] = pack_array(seconds)
+        write_run(tmp_path, tests, number)
+    files = site(tmp_path)
+    check_site(files)
+    assert b"No raw rounds in these records" in files["models/net.html"]
+    assert b"0.000" in files["models/net.html"]
+
+
+def test_control_characters_are_shown_as_pictures(tmp_path: Path) -> None:
+    tests = case_tests("a\x00\x1b[31mb", "cpu", "int8", 1, 20)
+    tests[0] |= {"outcome": "failed", "reason": "line\n\x07bell"}
+    write_run(tmp_path, tests, 0)
+    write_run(tmp_path, tests, 1)
+    for name, data in site(tmp_path).items():
+        if name.endswith(".html"):
+            assert not re.search(rb"[\x00-\x08\x0b-\x1f\x7f]", data), name
+    assert "a\u2400\u241b[31mb" in site(tmp_path)["index.html"].decode()
 
 
 def test_models_filter(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ __all__ = ["Material", "site_files"]
 
 PACKAGE = "topfive.report.site"
 NO_STUDY = LayerStudy()
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {
+    **dict.fromkeys(range(0x7F, 0xA0), 0xFFFD),
+    **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD),
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def _environment(material: Material, simulations: Mapping[str, str]) -> Environm
     env = Environment(
         loader=PackageLoader(PACKAGE, "templates"),
         autoescape=True,
+        finalize=_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -85,6 +90,13 @@ def _environment(material: Material, simulations: Mapping[str, str]) -> Environm
     env.filters["cases_of"] = lambda run: _cases_of(run, simulations)
     env.globals["marked"] = lambda target: marked(target, simulations)
     return env
+
+
+def _printable(value: Any) -> Any:
+    """A text without the characters that HTML forbids: pictures of control characters in their place."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return value.translate(CONTROLS)
 
 
 def _day(created: str) -> str:

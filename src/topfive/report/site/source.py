@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from topfive.errors import GoldenError, RecordError
 from topfive.golden import Golden, read_golden
@@ -35,7 +36,14 @@ from topfive.report.site.content import (
 __all__ = ["read_content"]
 
 TEXTS = ("golden", "simulated", "artifact", "kernels")
-COUNTS = ("rounds", "pictures", "modelled_estimate", "modelled_bus")
+SECONDS = (1e-12, 1e9)
+"""What a time may be, or 0 of a coarse clock."""
+POSSIBLE = {
+    **dict.fromkeys(("p50", "p90", "p99"), SECONDS),
+    **dict.fromkeys(("top1", "top5"), (0.0, 1.0)),
+    **dict.fromkeys(("rounds", "pictures", "modelled_estimate", "modelled_bus"), (1.0, 1e18)),
+    "images_per_s": (1e-9, 1e15),
+}
 
 
 def read_content(
@@ -177,16 +185,13 @@ def _entry_figures(entry: Entry) -> Figures:
         basis = golden_basis(values["right1"])
     elif entry.stored.get("loadgen"):
         basis = f"LoadGen's {values.get('pictures')} pictures of {entry.case['model']}"
-    seconds = np.asarray(entry.rounds, np.float64)
-    if seconds.size and not np.isfinite(seconds).all():
-        raise ValueError(f"{entry.test}: a round is not a number")
     return Figures(
         entry.test,
         _case(entry),
-        None if batch is None else int(batch),
+        _batch(batch),
         entry.outcome,
         _checked(values),
-        seconds,
+        _rounds(entry.rounds, entry.test),
         str(entry.stored.get("reason") or ""),
         _loadgen(entry.stored["loadgen"]) if entry.stored.get("loadgen") else None,
         str(entry.stored.get("kind") or ""),
@@ -195,18 +200,40 @@ def _entry_figures(entry: Entry) -> Figures:
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values whose kind a table depends on are of that kind, or ValueError."""
+    """The values that a table or a figure depends on are of their kind and possible, or ValueError."""
     found = {name: value for name, value in values.items() if value is not None}
     for name, value in found.items():
         if name in TEXTS:
             found[name] = str(value)
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is {value}")
-        elif name in (*COUNTS, "top1", "top5", "p50", "p90", "p99", "images_per_s") and (
-            isinstance(value, bool) or not isinstance(value, int | float)
-        ):
-            raise ValueError(f"{name} is {value!r}, not a number")
+        elif name in POSSIBLE:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} is {value!r}, not a number")
+            least, most = POSSIBLE[name]
+            if value != 0 and not least <= value <= most:
+                raise ValueError(f"{name} is {value!r}, which cannot be")
     return found
+
+
+def _rounds(seconds: Any, test: str) -> npt.NDArray[np.float64]:
+    """Raw rounds in seconds, float64 [rounds]; ValueError if one is no time."""
+    found = np.asarray(seconds, np.float64)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{test}: a round is not a number")
+    least, most = SECONDS
+    if ((found != 0) & ((found < least) | (found > most))).any():
+        raise ValueError(f"{test}: a round of {found.min()!r} to {found.max()!r} s cannot be")
+    return found
+
+
+def _batch(stored: Any) -> int | None:
+    """A batch of a record, None without; ValueError for what is none."""
+    if stored is None:
+        return None
+    if isinstance(stored, bool) or not isinstance(stored, int) or stored < 1:
+        raise ValueError(f"batch {stored!r} is not a number from 1 on")
+    return stored
 
 
 def _benchmarks(root: Path, broken: list[Broken]) -> Iterator[Run]:
@@ -248,17 +275,13 @@ def _benchmark_figures(row: Mapping[str, Any]) -> Figures:
     case = (str(params["model"]), str(params["target"]), str(params["quant"]))
     names = ("p50", "p90", "p99", "images_per_s", "simulated", "artifact")
     values = {name: extra[name] for name in names if name in extra}
-    seconds = np.asarray(row["stats"].get("data") or (), np.float64)
-    if not np.isfinite(seconds).all():
-        raise ValueError(f"{row['fullname']}: a round is not a number")
+    test = str(row["fullname"])
+    seconds = _rounds(row["stats"].get("data") or (), test)
     # A device's own tool counts inferences itself; else a round is a call.
     own = extra.get("device_figures") or {}
     values["rounds"] = own.get("inferences") or row["stats"]["rounds"]
-    batch = params.get("batch")
-    test = str(row["fullname"])
     kind = "latency" if "::test_latency[" in test else "throughput"
-    known = None if batch is None else int(batch)
-    return Figures(test, case, known, "passed", _checked(values), seconds, kind=kind)
+    return Figures(test, case, _batch(params.get("batch")), "passed", _checked(values), seconds, kind=kind)
 
 
 def _goldens(root: Path, broken: list[Broken]) -> Iterator[tuple[Case, Golden]]:
