@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from topfive.errors import TopfiveError
 from topfive.report.columns import COLUMNS, Column
 from topfive.report.csv_table import write_csv
-from topfive.report.terminal import footnotes, render
+from topfive.report.terminal import footnotes, render, render_loadgen
 from topfive.suite.environment import cpu_features, library_versions
 from topfive.suite.measuring import timing
 from topfive.suite.results import Results, Row
@@ -173,3 +173,24 @@ def test_cpu_features(tmp_path, text, features):
     path.write_text(text)
     assert cpu_features(path) == features
     assert cpu_features(tmp_path / "absent") == ()
+
+
+def test_runs_of_loadgen_stand_one_by_one() -> None:
+    results = Results()
+    runs = [
+        {"key": "performance-singlestream", "valid": True, "metric": 1.25e-3, "queries": 64},
+        {"key": "performance-server", "valid": False, "metric": 123.46, "queries": 700},
+        {"key": "accuracy-offline", "valid": True, "accuracy": 0.98, "right": 98, "total": 100},
+    ]
+    for run in runs:
+        case = {"model": "pocket_fire", "target": "gemmini_sim", "quant": "int8", "batch": None}
+        results.add({**case, "kind": "scenario", "values": {"simulated": "on the CPU", "loadgen": run}})
+    assert "loadgen" not in results.rows()[0].values
+    text = render_loadgen(results.loadgen)
+    assert [line.split()[3:] for line in text.splitlines()[1:]] == [
+        ["performance-singlestream", "VALID", "1.250", "ms,", "90th", "percentile", "64"],
+        ["performance-server", "INVALID", "123.5", "samples/s", "completed", "700"],
+        ["accuracy-offline", "-", "98.00", "%", "top-1", "100"],
+    ]
+    assert all("gemmini_sim~" in line for line in text.splitlines()[1:])
+    assert "\x1b" in render_loadgen(results.loadgen, colour=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,11 +20,22 @@ from topfive.report.columns import (
 )
 from topfive.suite.contention import DISTURBED
 from topfive.suite.measuring import FEW_ROUNDS
-from topfive.suite.results import Row, simulated_targets
+from topfive.suite.results import LoadGenRow, Row, simulated_targets
 
-__all__ = ["as_text", "footnotes", "render"]
+__all__ = ["as_text", "footnotes", "render", "render_loadgen"]
 
-STYLES = {"exact": "green", "drift": "yellow", "fail": "bold red", "error": "bold red"}
+STYLES = {
+    **{"exact": "green", "drift": "yellow", "fail": "bold red", "error": "bold red"},
+    **{"VALID": "green", "INVALID": "bold red"},
+}
+LOADGEN_COLUMNS = ("model", "target", "quant mode", "LoadGen run", "verdict", "figure", "", "queries")
+# What LoadGen's figure of a scenario is: seconds, or samples a second.
+LOADGEN_FIGURES = {
+    "singlestream": ("ms, 90th percentile", True),
+    "multistream": ("ms, 99th percentile of a query", True),
+    "server": ("samples/s completed", False),
+    "offline": ("samples/s", False),
+}
 UNBOUNDED = 10_000
 
 
@@ -41,6 +53,28 @@ def render(rows: Sequence[Row], *, colour: bool = False, columns: Sequence[Colum
         cells = [column.cell(row) for column in shown]
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
     return as_text(table, colour=colour)
+
+
+def render_loadgen(rows: Sequence[LoadGenRow], *, colour: bool = False) -> str:
+    """The runs of LoadGen as text like `render`: its verdict and figure of each, or the accuracy."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for title in LOADGEN_COLUMNS:
+        right = title in ("figure", "queries")
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    for row in rows:
+        target = row.target + (SIMULATED_MARK if row.simulated else "")
+        cells = (row.model, target, row.quant, str(row.run["key"]), *_loadgen_cells(row.run))
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
+    return as_text(table, colour=colour)
+
+
+def _loadgen_cells(run: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Verdict, figure, what the figure is, queries."""
+    if "accuracy" in run:
+        return "-", f"{100 * run['accuracy']:.2f}", "% top-1", str(run["total"])
+    what, seconds = LOADGEN_FIGURES[str(run["key"]).rpartition("-")[2]]
+    figure = f"{1e3 * run['metric']:.3f}" if seconds else f"{run['metric']:.1f}"
+    return "VALID" if run["valid"] else "INVALID", figure, what, str(run["queries"])
 
 
 def as_text(table: Table, *, colour: bool = False) -> str:

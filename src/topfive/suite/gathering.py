@@ -9,7 +9,7 @@ import pytest
 
 from topfive.errors import TopfiveError
 from topfive.report.csv_table import write_csv
-from topfive.report.terminal import footnotes, render
+from topfive.report.terminal import footnotes, render, render_loadgen
 from topfive.suite.results import Row
 from topfive.suite.state import Suite
 
@@ -54,6 +54,8 @@ class Gatherer:
         terminalreporter.section("topfive")
         colour = bool(terminalreporter.hasmarkup)
         terminalreporter.write_line(render(rows, colour=colour))
+        if runs := self.suite.results.loadgen:
+            terminalreporter.write_line("\n" + render_loadgen(runs, colour=colour))
         for note in footnotes(rows, native_kernels_differ=_native_kernels_differ(rows)):
             terminalreporter.write_line(note)
         for note in [*self.suite.results.notes, *_uncompared(self.suite.config)]:

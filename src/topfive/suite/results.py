@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Results", "Row"]
+__all__ = ["LoadGenRow", "Results", "Row", "simulated_targets"]
 
 TIMING = ("p50", "p90", "p99", "rounds", "images_per_s", "others")
 
@@ -26,11 +26,23 @@ class Row:
     values: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class LoadGenRow:
+    """One run of LoadGen: its case, whether that is simulated, the run as `loadgen.described` gives it."""
+
+    model: str
+    target: str
+    quant: str
+    simulated: bool
+    run: Mapping[str, Any]
+
+
 class Results:
-    """Rows by case, in the order of the first test of each."""
+    """Rows by case, in the order of the first test of each; runs of LoadGen one by one."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str, str, int | None], Row] = {}
+        self.loadgen: list[LoadGenRow] = []
         self.notes: list[str] = []
 
     def add(self, found: Mapping[str, Any]) -> None:
@@ -44,6 +56,9 @@ class Results:
         kind, values = found["kind"], dict(found["values"])
         if note := values.pop("note", ""):
             self.notes.append(note)
+        if run := values.pop("loadgen", None):
+            simulated = bool(values.get("simulated"))
+            self.loadgen.append(LoadGenRow(row.model, row.target, row.quant, simulated, run))
         for name, value in values.items():
             if name not in row.values or not (kind == "throughput" and name in TIMING):
                 row.values[name] = value

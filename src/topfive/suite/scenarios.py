@@ -16,7 +16,7 @@ from topfive.loadgen import Plan, Run, described, parse_command_key, run_scenari
 from topfive.loadgen.samples import SampleSet, sample_set
 from topfive.suite.measuring import device_lock
 from topfive.suite.workshop import Workshop
-from topfive.targets.base import Target
+from topfive.targets.base import Artifact, Target
 
 __all__ = ["SAMPLES", "ScenarioCheck"]
 
@@ -46,8 +46,10 @@ class ScenarioCheck:
         samples = sample_set(
             self._card, count=min(SAMPLES, self._card.pictures.count), threads=self._workshop.threads
         )
+        artifact = self._workshop.artifact(self._card.name, self._target.name, quant)
+        self._record(simulated=str(artifact.meta.get("simulated", "")))
         with device_lock(self._workshop.cache, self._target):
-            run = self._run(Plan(scenario, mode, gentle=True), quant, samples)
+            run = self._run(Plan(scenario, mode, gentle=True), artifact, samples)
         self._record(**_shown(run), answers=samples.answers(run.top5))
         if run.top5 is not None:
             self._compare(run, run.top5, quant, samples)
@@ -55,12 +57,12 @@ class ScenarioCheck:
             lines = "\n".join((*run.performance.errors, *run.performance.advice))
             pytest.fail(f"{key} is INVALID (logs: {run.folder})\n{lines}", pytrace=False)
 
-    def _run(self, plan: Plan, quant: str, samples: SampleSet) -> Run:
+    def _run(self, plan: Plan, artifact: Artifact, samples: SampleSet) -> Run:
         folder = self._folder / f"{plan.mode}-{plan.scenario}"
         shutil.rmtree(folder, ignore_errors=True)
         return run_scenario(
             plan,
-            self._workshop.artifact(self._card.name, self._target.name, quant),
+            artifact,
             samples.crops,
             samples.labels,
             profile=self._card.input.profile,
