@@ -187,10 +187,13 @@ def test_runs_of_loadgen_stand_one_by_one() -> None:
         results.add({**case, "kind": "scenario", "values": {"simulated": "on the CPU", "loadgen": run}})
     assert "loadgen" not in results.rows()[0].values
     text = render_loadgen(results.loadgen)
-    assert [line.split()[3:] for line in text.splitlines()[1:]] == [
+    *lines, note = text.splitlines()[1:]
+    assert note.startswith("server: a gentle rate")
+    assert [line.split()[3:] for line in lines] == [
         ["performance-singlestream", "VALID", "1.250", "ms,", "90th", "percentile", "64"],
         ["performance-server", "INVALID", "123.5", "samples/s", "completed", "700"],
         ["accuracy-offline", "-", "98.00", "%", "top-1", "100"],
     ]
-    assert all("gemmini_sim~" in line for line in text.splitlines()[1:])
+    assert all("gemmini_sim~" in line for line in lines)
+    assert "gentle" not in render_loadgen(results.loadgen[:1])
     assert "\x1b" in render_loadgen(results.loadgen, colour=True)
