@@ -37,10 +37,8 @@ LOADGEN_FIGURES = {
     "offline": ("samples/s", False),
 }
 UNBOUNDED = 10_000
-# The suite asks whether Server's queries are answered in time, not for the highest rate: see suite/scenarios.py.
-GENTLE_SERVER = (
-    "server: a gentle rate that is held, not the highest; `topfive scenario --mode find-peak` finds that"
-)
+GENTLE_SERVER = "server: a gentle rate, not the highest that is held: `topfive scenario --mode find-peak`"
+"""Tests ask whether Server's queries are answered in time, on machines that do other work, too."""
 
 
 def render(rows: Sequence[Row], *, colour: bool = False, columns: Sequence[Column] = COLUMNS) -> str:
