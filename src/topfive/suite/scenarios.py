@@ -48,7 +48,8 @@ class ScenarioCheck:
             run, tries = until_valid(
                 Plan(scenario, mode), lambda plan, number: self._run(plan, number, quant, samples)
             )
-        self._record(**_shown(run, tries), answers=samples.answers(run.top5))
+        simulated = self._target.simulation()
+        self._record(**_shown(run, tries), simulated=simulated, answers=samples.answers(run.top5))
         if run.accuracy is not None:
             self._compare(run, quant, samples)
         elif not run.valid and run.performance is not None:
