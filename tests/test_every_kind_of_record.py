@@ -128,6 +128,7 @@ def test_the_session_is_on_the_pages(kept, site):
     for key in ("performance-offline", "accuracy-offline"):
         (entry,) = (entry for name, entry in entries.items() if key in name)
         assert entry.stored["loadgen"]["key"] == key
+        assert "times are the CPU's" in entry.values["simulated"]
         assert all(f"gemmini_sim~ int8 {key} VALID" in page for page in pages)
     assert len(entry.answers.labels) == entry.stored["loadgen"]["total"] == entry.values["pictures"]
     assert entry.answers.right1.sum() == entry.stored["loadgen"]["right"]
@@ -152,7 +153,7 @@ def test_loadgens_figure_and_verdict_are_on_the_pages(kept, site, page):
     assert run["valid"]
     shown = page_of(site, page, found.id)
     rate = f"{run['metric']:,.0f}" if run["metric"] >= 100 else f"{run['metric']:.1f}"
-    assert f"performance-offline VALID {rate} samples/s {run['queries']} -" in shown
+    assert f"performance-offline VALID {rate} samples/s {run['metric_name']} {run['queries']} -" in shown
     right = entries[ACCURACY].answers.right1
     assert f"accuracy-offline VALID - - {100 * right.mean():.2f} of {PICTURES}" in shown
 

@@ -120,6 +120,16 @@ def test_at_batch_1_the_row_is_one_run_the_latency_tests(order):
     assert merged.values == {"p50": 1.0, "p90": 1.0, "p99": 1.0, "rounds": 100, "images_per_s": 1.0}
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["golden_first", "scenario_first"])
+def test_loadgens_accuracy_does_not_replace_the_goldens(order):
+    both = [found("golden", golden="exact", top1=0.96), found("scenario", top1=0.98, pictures=100)]
+    results = Results()
+    for place in order:
+        results.add(both[place])
+    (merged,) = results.rows()
+    assert merged.values["top1"] == 0.96
+
+
 # Figures
 
 

@@ -135,15 +135,13 @@ def test_fitting_text_is_no_wider_than_there_is_room(text: str, pixels: int) -> 
 
 
 def bars_of(chart: str) -> list[tuple[float, float]]:
-    """Left edge and height in pixels of each bar of a histogram."""
+    """Right edge and height in pixels of each bar of a histogram that is not empty."""
     root = ElementTree.fromstring(chart)
     path = next(e.get("d", "") for e in root.iter("path") if e.get("class") == "s0 bar")
-    found = []
-    for one in path.split("z")[:-1]:
-        start, up = one.lstrip("M").split("V")[:2]
-        left, floor = map(float, start.split())
-        found.append((left, floor - float(up.split("H")[0])))
-    return found
+    start, *steps = path.removesuffix("z").split("V")
+    floor = float(start.split()[1])
+    corners = [tuple(map(float, step.split("H"))) for step in steps[:-1]]
+    return [(right, floor - up) for up, right in corners if up != floor]
 
 
 def test_histogram_bars_are_the_counts() -> None:

@@ -8,7 +8,11 @@ from typing import Any
 
 __all__ = ["LoadGenRow", "Results", "Row", "simulated_targets"]
 
-TIMING = ("p50", "p90", "p99", "rounds", "images_per_s", "others")
+SECOND = {
+    "throughput": ("p50", "p90", "p99", "rounds", "images_per_s", "others"),
+    "scenario": ("top1", "pictures"),
+}
+"""What a kind of test leaves as another one found it."""
 
 
 @dataclass
@@ -49,7 +53,8 @@ class Results:
         """Take what one test found: the case, its kind, and values.
 
         At batch 1 both kinds of benchmark measure: the row shows the latency test's run, which has more
-        rounds, so that its figures belong together.
+        rounds, so that its figures belong together. LoadGen's accuracy, of fewer pictures, does not replace
+        the golden pictures'.
         """
         case = (found["model"], found["target"], found["quant"], found.get("batch"))
         row = self._rows.setdefault(case, Row(*case))
@@ -60,7 +65,7 @@ class Results:
             simulated = bool(values.get("simulated"))
             self.loadgen.append(LoadGenRow(row.model, row.target, row.quant, simulated, run))
         for name, value in values.items():
-            if name not in row.values or not (kind == "throughput" and name in TIMING):
+            if name not in row.values or name not in SECOND.get(kind, ()):
                 row.values[name] = value
 
     def rows(self) -> list[Row]:

@@ -100,16 +100,17 @@ class Frame:
     def grid(self, *, across_ticks: Sequence[tuple[float, str]] | None = None) -> list[str]:
         """Lines and numbers of both axes, and their titles. across_ticks: in place of round numbers."""
         left, right, bottom, top = self.across.start, self.across.end, self.up.start, self.up.end
-        lines = []
         marks = self.across.labelled() if across_ticks is None else across_ticks
-        for value, text in marks:
-            x = self.across.at(value)
-            lines.append(f'<path class="grid" d="M{x} {top}V{bottom}"/>')
-            lines.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{clean(text)}</text>')
-        for value, text in self.up.labelled():
-            y = self.up.at(value)
-            lines.append(f'<path class="grid" d="M{left} {y}H{right}"/>')
-            lines.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{text}</text>')
+        columns = [(self.across.at(value), text) for value, text in marks]
+        rows = [(self.up.at(value), text) for value, text in self.up.labelled()]
+        path = "".join(f"M{x:g} {top}V{bottom}" for x, _ in columns)
+        path += "".join(f"M{left} {y:g}H{right}" for y, _ in rows)
+        below = "".join(f'<text x="{x:g}" y="{bottom + 16}">{clean(text)}</text>' for x, text in columns)
+        beside = "".join(f'<text x="{left - 6}" y="{y + 4:g}">{text}</text>' for y, text in rows)
+        lines = [
+            f'<path class="grid" d="{path}"/>',
+            f'<g text-anchor="middle">{below}</g><g text-anchor="end">{beside}</g>',
+        ]
         middle = (left + right) / 2
         titled = f'text-anchor="middle">{clean(self.across_title)}</text>'
         lines.append(f'<text class="axis" x="{middle}" y="{bottom + 34}" {titled}')

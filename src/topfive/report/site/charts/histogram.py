@@ -91,11 +91,11 @@ def _bars(milliseconds: npt.NDArray[np.float64], axis: Axis) -> list[str]:
     edges[[0, -1]] = axis.low, axis.high
     counts, _ = np.histogram(milliseconds, edges)
     up = Axis(0.0, float(counts.max()), FLOOR, TOP)
-    path = "".join(
-        f"M{axis.at(left)} {FLOOR}V{up.at(float(count))}H{axis.at(right)}V{FLOOR}z"
-        for left, right, count in zip(edges, edges[1:], counts, strict=False)
-        if count
+    path = f"M{axis.at(axis.low):g} {FLOOR}" + "".join(
+        f"V{up.at(float(count)):g}H{axis.at(float(right)):g}"
+        for right, count in zip(edges[1:], counts, strict=True)
     )
+    path += f"V{FLOOR}z"
     return [
         f'<path class="s0 bar" d="{path}"/>',
         f'<text x="{LEFT - 4}" y="{TOP + 4}" text-anchor="end">{int(counts.max())}</text>',
