@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topfive.commands.progress_bar import CountedProgress
+from topfive.commands.progress_bar import STAGES, CountedProgress, StageProgress
+from topfive.suite.expectations import STAGE_ERRORS
 
 
 class Terminal(io.StringIO):
@@ -68,3 +69,28 @@ def test_an_error_ends_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         run()
     assert counted._bar is not None
     assert not counted._bar.live.is_started
+
+
+def test_stages_are_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = [f"net[1] cpu int8: {stage}" for stage in ("optimize", "compile")]
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", plain)
+    with StageProgress() as shown:
+        for line in begun:
+            shown(line)
+    assert plain.getvalue().splitlines() == begun
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with StageProgress() as shown:
+        for line in begun:
+            shown(line)
+        shown("weights are converted")
+    drawn = terminal.getvalue()
+    assert "net[1] cpu int8: compile" in drawn
+    assert "4/5" in drawn
+    assert "weights are converted" in drawn
+
+
+def test_the_stages_are_those_of_a_build() -> None:
+    assert [stage for stage in STAGE_ERRORS if stage in STAGES] == list(STAGES)

@@ -11,6 +11,7 @@ from topfive import targets
 from topfive.cards import Card
 from topfive.commands import print_json
 from topfive.commands.explain import explanation
+from topfive.commands.progress_bar import StageProgress
 from topfive.pipeline import resolve_card
 from topfive.targets.base import Artifact
 
@@ -50,18 +51,19 @@ def build_artifact(
     quant: None for `default_quant`.
     """
     card = resolve_card(model, cards)
-    artifact = topfive.build(
-        card,
-        target=target,
-        quant=quant or default_quant(card, target),
-        cache=cache,
-        progress=progress,
-        options=options,
-        remove_softmax=remove_softmax,
-        select=select,
-        recipe=recipe,
-        calibration=calibration,
-    )
+    with StageProgress() as shown:
+        artifact = topfive.build(
+            card,
+            target=target,
+            quant=quant or default_quant(card, target),
+            cache=cache,
+            progress=shown,
+            options=options,
+            remove_softmax=remove_softmax,
+            select=select,
+            recipe=recipe,
+            calibration=calibration,
+        )
     for name, count in artifact.meta.get("clipped_weights", {}).items():
         progress(f"{count} values of {name} are beyond float16: clipped to +-65504")
     if explain:
