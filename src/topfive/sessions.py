@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -28,6 +28,7 @@ __all__ = [
     "PROBE_CONVS",
     "custom_operators",
     "default_threads",
+    "has_signed_activations",
     "log_level",
     "native_kernels_are_exact",
     "open_exact",
@@ -40,6 +41,7 @@ __all__ = [
 
 ERROR_ONLY = 3
 SHIFT = 128
+QLINEAR = ("QLinearConv", "QLinearMatMul")
 # (name, input shape, weight shape, group): each reaches another kernel of ONNX Runtime.
 PROBE_CONVS = (
     ("general", (1, 64, 9, 9), (32, 64, 3, 3), 1),
@@ -128,14 +130,17 @@ def open_session(model: bytes | str, **settings: Any) -> ort.InferenceSession:
 
 
 def shift_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose int8 weights of QLinearConv and QLinearMatMul are uint8, 128 higher, zero point 128."""
+    """A copy whose int8 weights of QLinearConv and QLinearMatMul are uint8, 128 higher, zero point 128.
+
+    Those of nodes whose activations are int8 stay: their kernel is exact, and has no uint8 weights.
+    """
     shifted = onnx.ModelProto()
     shifted.CopyFrom(model)
     constants = {t.name: t for t in shifted.graph.initializer}
     zero = numpy_helper.from_array(np.array(SHIFT, np.uint8), "topfive.weight_zero_uint8")
     used = set()
     for node in shifted.graph.node:
-        if node.op_type not in ("QLinearConv", "QLinearMatMul"):
+        if node.op_type not in QLINEAR or _signed(node, constants):
             continue
         tensor = constants.get(node.input[3])
         zero_points = constants.get(node.input[5])
@@ -154,6 +159,21 @@ def shift_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         del shifted.graph.initializer[:]
         shifted.graph.initializer.extend(t for n, t in constants.items() if n in read)
     return shifted
+
+
+def _signed(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> bool:
+    """Whether the activations of a QLinear node are int8."""
+    zero_point = constants.get(node.input[2])
+    return zero_point is not None and zero_point.data_type == TensorProto.INT8
+
+
+def has_signed_activations(model: onnx.ModelProto) -> bool:
+    """Whether a QLinearConv or QLinearMatMul reads int8 activations.
+
+    ONNX Runtime's session.x64quantprecision makes their weights uint8, for which it has no kernel then.
+    """
+    constants = {t.name: t for t in model.graph.initializer}
+    return any(node.op_type in QLINEAR and _signed(node, constants) for node in model.graph.node)
 
 
 def probe_model(

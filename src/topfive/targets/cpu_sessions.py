@@ -10,7 +10,13 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from topfive.sessions import native_kernels_are_exact, open_exact, open_session
+from topfive.sessions import (
+    has_signed_activations,
+    native_kernels_are_exact,
+    open_exact,
+    open_session,
+    shift_weights,
+)
 
 __all__ = ["open_as_written", "open_float", "open_foreign", "open_lowered", "open_native"]
 
@@ -44,9 +50,18 @@ def open_lowered(
 def open_foreign(
     model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
 ) -> ort.InferenceSession:
-    """Someone else's quantised model: fused to integer operators, rewritten only where kernels saturate."""
-    precise = not native_kernels_are_exact()
-    return open_session(_source(model), threads=threads, fuse_qdq=True, precise=precise, profile=profile)
+    """Someone else's quantised model: fused to integer operators, rewritten only where kernels saturate.
+
+    ONNX Runtime rewrites it, unless it would leave integer operators without a kernel: then topfive does.
+    """
+    if native_kernels_are_exact():
+        return open_session(_source(model), threads=threads, fuse_qdq=True, profile=profile)
+    loaded = onnx.load(model) if isinstance(model, Path) else model
+    if has_signed_activations(loaded):
+        source, precise = _source(shift_weights(loaded)), False
+    else:
+        source, precise = _source(model), True
+    return open_session(source, threads=threads, fuse_qdq=True, precise=precise, profile=profile)
 
 
 def open_native(
