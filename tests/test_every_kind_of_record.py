@@ -129,7 +129,8 @@ def test_the_session_is_on_the_pages(kept, site):
         (entry,) = (entry for name, entry in entries.items() if key in name)
         assert entry.stored["loadgen"]["key"] == key
         assert "times are the CPU's" in entry.values["simulated"]
-        assert all(f"gemmini_sim~ int8 {key} VALID" in page for page in pages)
+        verdict = "-" if key.startswith("accuracy") else "VALID"
+        assert all(f"gemmini_sim~ int8 {key} {verdict}" in page for page in pages)
     assert len(entry.answers.labels) == entry.stored["loadgen"]["total"] == entry.values["pictures"]
     assert entry.answers.right1.sum() == entry.stored["loadgen"]["right"]
 
@@ -155,7 +156,7 @@ def test_loadgens_figure_and_verdict_are_on_the_pages(kept, site, page):
     rate = f"{run['metric']:,.0f}" if run["metric"] >= 100 else f"{run['metric']:.1f}"
     assert f"performance-offline VALID {rate} samples/s {run['metric_name']} {run['queries']} -" in shown
     right = entries[ACCURACY].answers.right1
-    assert f"accuracy-offline VALID - - {100 * right.mean():.2f} of {PICTURES}" in shown
+    assert f"accuracy-offline - - - - {100 * right.mean():.2f} of {PICTURES}" in shown
 
 
 @pytest.mark.parametrize("page", ["models", "runs"])

@@ -491,3 +491,18 @@ def test_packed_rounds_of_a_pair_are_read(tmp_path: Path) -> None:
     content = read_content([tmp_path])
     assert content.runs[0].figures[0].seconds.tolist() == [1.0, 1.0, 1.0]
     check_site(site(tmp_path))
+
+
+def test_times_of_a_busy_machine_are_marked(tmp_path: Path) -> None:
+    quiet, busy = case_tests("calm", "cpu", "int8", 1, 200), case_tests("crowded", "cpu", "int8", 2, 200)
+    for test, others in [*((t, 0.19) for t in quiet), *((t, 1.25) for t in busy)]:
+        test["values"]["others"] = others
+    write_run(tmp_path, [*quiet, *busy])
+    pages = check_site(site(tmp_path))
+    shown = [milliseconds(test["values"]["p50"]) for test in (quiet[1], busy[1])]
+    for page in ("index.html", "models/calm.html", "models/crowded.html", "runs/session-000.html"):
+        words = pages[page].words
+        assert f"{shown[0]}!" not in words
+        assert (f"{shown[1]}!" in words) == ("calm" not in page)
+        note = "! measured while other processes took up to 1.2 processors."
+        assert (note in words) == ("calm" not in page)

@@ -21,6 +21,7 @@ from topfive.report.site.newest import CaseView, case_views, marked
 from topfive.report.site.rows import footnotes, overview_row, shown_pictures
 from topfive.report.site.steps import levels
 from topfive.report.site.thumbnails import Thumbnails
+from topfive.suite.contention import DISTURBED
 from topfive.suite.measuring import FEW_ROUNDS
 
 __all__ = ["Material", "site_files"]
@@ -86,7 +87,12 @@ def _environment(material: Material, simulations: Mapping[str, str]) -> Environm
         "short_commit": lambda commit: commit[:9],
         "day": _day,
     }
-    env.globals |= {"site_title": material.title, "made": material.made, "few": FEW_ROUNDS}
+    env.globals |= {
+        "site_title": material.title,
+        "made": material.made,
+        "few": FEW_ROUNDS,
+        "disturbed": DISTURBED,
+    }
     env.filters["cases_of"] = lambda run: _cases_of(run, simulations)
     env.globals["marked"] = lambda target: marked(target, simulations)
     return env

@@ -9,6 +9,7 @@ from topfive.golden import Golden
 from topfive.report.site.content import Run
 from topfive.report.site.names import page_name
 from topfive.report.site.newest import CaseView
+from topfive.suite.contention import DISTURBED
 from topfive.suite.measuring import FEW_ROUNDS
 
 __all__ = ["OverviewRow", "ShownPicture", "TopFive", "footnotes", "overview_row", "shown_pictures"]
@@ -16,7 +17,10 @@ __all__ = ["OverviewRow", "ShownPicture", "TopFive", "footnotes", "overview_row"
 
 @dataclass(frozen=True)
 class OverviewRow:
-    """One case. Times are seconds, accuracies fractions; None for what no run has."""
+    """One case. Times are seconds, accuracies fractions; None for what no run has.
+
+    others: the most processors that other processes used during one of its measurements.
+    """
 
     model: str
     page: str
@@ -30,6 +34,7 @@ class OverviewRow:
     p50: float | None
     p99: float | None
     few: bool
+    others: float
     rate: float | None
     rate_batch: int | None
     estimate: int | None
@@ -56,6 +61,7 @@ def overview_row(view: CaseView) -> OverviewRow:
         p50=first.number("p50") if first else None,
         p99=first.number("p99") if first else None,
         few=first is not None and (first.number("rounds") or 0) < FEW_ROUNDS,
+        others=max((m.number("others") or 0.0 for m in view.measured), default=0.0),
         rate=best.number("images_per_s") if best else None,
         rate_batch=best.batch if best else None,
         estimate=view.cycles("estimate"),
@@ -70,6 +76,9 @@ def footnotes(rows: Sequence[OverviewRow], simulations: Mapping[str, str]) -> li
     notes = [
         f"~ {target} is simulated: {what}." for target, what in sorted(simulations.items()) if target in there
     ]
+    if any(row.others >= DISTURBED for row in rows):
+        busiest = max(row.others for row in rows)
+        notes.append(f"! measured while other processes took up to {busiest:.1f} processors.")
     if any(row.few and row.p99 is not None for row in rows):
         notes.append(f"* p99 of fewer than {FEW_ROUNDS} rounds: hardly more than the maximum.")
     if any(row.estimate is not None for row in rows):
