@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from topfive import targets
+from topfive.targets.gemmini_qemu.toolchain import COMPILER, library_missing
 
 STAND_IN = Path(__file__).resolve().parent / "emulators" / "gemmini_isa"
 REAL = shutil.which("spike") is not None
-MISSING = "" if REAL else targets.get("gemmini_qemu").probe()
+MISSING = "" if REAL else targets.get("gemmini_qemu").probe() or library_missing(COMPILER)
 simulated = pytest.mark.skipif(bool(MISSING), reason=f"no spike; its stand-in: {MISSING}")
 emulated = pytest.mark.skipif(
     REAL or bool(MISSING), reason=MISSING or "a real spike is used, which counts nothing"

@@ -309,6 +309,16 @@ def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "$ riscv64-linux-gnu-gcc -O2 -static" in caught.value.details
 
 
+def test_a_compiler_without_a_c_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = (
+        "echo 'stdint.h:26:10: fatal error: bits/libc-header-start.h: No such file or directory' >&2; exit 1"
+    )
+    scripts(tmp_path / "bin", monkeypatch, riscv64_linux_gnu_gcc=body)
+    with pytest.raises(CompileError, match="no C library: apt-get install libc6-dev-riscv64-cross"):
+        toolchain.build(EMPTY, tmp_path, kit("ws"))
+    assert "no C library" in TARGET.probe()
+
+
 OPENED = "int f = topfive_open_output(v[2]); (void)f; char b[9]; (void)b; (void)c;"
 
 

@@ -19,7 +19,7 @@ from topfive.quantize.exactness import exact_int8_tensors
 from topfive.quantize.ranges import RangeTable
 from topfive.quantize.rewriter import quantize_bias
 from topfive.quantize.symmetric import activation_scale, quantize_symmetric, quantize_weights
-from topfive.sessions import open_session
+from topfive.sessions import open_exact, open_session
 from topfive.targets.gemmini.lowering import lower
 from topfive.targets.gemmini.reference import run_reference
 
@@ -232,7 +232,7 @@ def test_int8_stays_close_to_float(seed: int) -> None:
     expected = open_session(model.SerializeToString()).run(None, {"x": x})[0]
     result = run_reference(int8, x)["y"]
     assert np.square(expected).sum() / np.square(result - expected).sum() > 100
-    lowered = open_session(lower(int8).model.SerializeToString()).run(None, {"x": x})[0]
+    lowered = open_exact(lower(int8).model).run(None, {"x": x})[0]
     np.testing.assert_array_equal(lowered, result)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -37,6 +38,7 @@ __all__ = [
     "saturating_kernels",
     "session_options",
     "shift_weights",
+    "unshare_int8",
 ]
 
 ERROR_ONLY = 3
@@ -159,6 +161,28 @@ def shift_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         del shifted.graph.initializer[:]
         shifted.graph.initializer.extend(t for n, t in constants.items() if n in read)
     return shifted
+
+
+def unshare_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which no two operators read the same int8 constant.
+
+    session.x64quantprecision writes each constant that it makes uint8 under a name made from the old one, and
+    fails where a second operator reads that, as many zero points are read (ONNX Runtime 1.32.0).
+    """
+    apart = onnx.ModelProto()
+    apart.CopyFrom(model)
+    int8 = {t.name: t for t in apart.graph.initializer if t.data_type == TensorProto.INT8}
+    readers: Counter[str] = Counter()
+    for node in apart.graph.node:
+        for place, name in enumerate(node.input):
+            if name not in int8:
+                continue
+            readers[name] += 1
+            if readers[name] > 1:
+                copied = apart.graph.initializer.add()
+                copied.CopyFrom(int8[name])
+                copied.name = node.input[place] = f"{name}.topfive{readers[name]}"
+    return apart
 
 
 def _signed(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> bool:

@@ -16,6 +16,7 @@ from topfive.sessions import (
     open_exact,
     open_session,
     shift_weights,
+    unshare_int8,
 )
 
 __all__ = ["open_as_written", "open_float", "open_foreign", "open_lowered", "open_native"]
@@ -60,7 +61,7 @@ def open_foreign(
     if has_signed_activations(loaded):
         source, precise = _source(shift_weights(loaded)), False
     else:
-        source, precise = _source(model), True
+        source, precise = _source(unshare_int8(loaded)), True
     return open_session(source, threads=threads, fuse_qdq=True, precise=precise, profile=profile)
 
 

@@ -35,6 +35,11 @@ class Kit:
     headers: tuple[str, ...] = ("topfive.h",)
     start: str = ""
 
+    @property
+    def hosted(self) -> bool:
+        """Whether the program is linked with a C library."""
+        return "-ffreestanding" not in self.flags.split()
+
 
 def _files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.iterdir() if path.suffix in (".c", ".h")))

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from topfive.errors import CompileError
 from topfive.targets.gemmini_qemu.kit import SCALAR, Kit
 from topfive.targets.gemmini_qemu.program import Program
-from topfive.targets.tools import said_about_itself
+from topfive.targets.tools import ask_tool, said_about_itself
 
-__all__ = ["COMPILER", "PACKAGE", "PROGRAM", "build", "command", "compiler_version", "runtime_hash"]
+__all__ = [
+    "COMPILER",
+    "PACKAGE",
+    "PROGRAM",
+    "build",
+    "command",
+    "compiler_version",
+    "library_missing",
+    "runtime_hash",
+]
 
 COMPILER = "riscv64-linux-gnu-gcc"
 PACKAGE = "gcc-riscv64-linux-gnu"
+LIBRARY_PACKAGE = "libc6-dev-riscv64-cross"
 PROGRAM = "program"
 DATA = """    .section .rodata
     .balign 64
@@ -46,6 +58,17 @@ def find_compiler() -> str | None:
     return shutil.which(COMPILER)
 
 
+@cache
+def library_missing(compiler: str) -> str:
+    """Why programs of the C library cannot be compiled, or "": Debian's compiler comes without it."""
+    try:
+        done = ask_tool((compiler, "-E", "-include", "stdio.h", "-x", "c", os.devnull))
+    except OSError as error:
+        return f"{COMPILER} does not run: {error}"
+    absent = done.returncode and "No such file" in done.stderr
+    return f"{COMPILER} has no C library: apt-get install {LIBRARY_PACKAGE}" if absent else ""
+
+
 def command(kit: Kit = SCALAR) -> list[str]:
     """The command that makes the program, in the artifact's folder."""
     files = [path.name for path in kit.sources if path.suffix == ".c"]
@@ -57,8 +80,11 @@ def build(program: Program, out: Path, kit: Kit = SCALAR) -> str:
 
     Raises CompileError with the compiler's own words when it is missing, fails, or takes too long.
     """
-    if find_compiler() is None:
+    compiler = find_compiler()
+    if compiler is None:
         raise CompileError(f"{COMPILER} is not installed: apt-get install {PACKAGE}")
+    if kit.hosted and (reason := library_missing(compiler)):
+        raise CompileError(reason)
     (out / "program.c").write_text(program.text, encoding="utf-8")
     (out / "data.bin").write_bytes(program.data)
     (out / "data.S").write_text(DATA, encoding="utf-8")

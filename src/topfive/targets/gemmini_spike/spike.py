@@ -89,9 +89,11 @@ def probe() -> str:
     reasons = []
     if compiler is None:
         reasons.append(f"{toolchain.COMPILER} is not installed: apt-get install {toolchain.PACKAGE}")
+    elif reason := toolchain.library_missing(compiler):
+        reasons.append(reason)
     if simulator is None:
         reasons.append(MISSING)
-    if compiler is None or simulator is None:
+    if compiler is None or simulator is None or reasons:
         return "; ".join(reasons)
     return _tried(compiler, simulator)
 
