@@ -165,12 +165,12 @@ def test_a_pair_holds_on_a_loaded_machine(pocket):
         topfive.open(pocket, threads=1) as second,
     ):
         same = RunnerSide("A", first, batch), RunnerSide("B", second, batch)
-        slots = measure_pair(*same, precision=0.01, seconds=40)
-        slower = ratio_of(measure_pair(same[0], Twice("B", second, batch), precision=0.05, seconds=20))
+        slots = measure_pair(*same, precision=0.01, seconds=20)
+        slower = ratio_of(measure_pair(same[0], Twice("B", second, batch), precision=0.05, seconds=10))
         # Calls longer than a time slice of the system are interrupted in nearly every turn.
         longer = input_of(pocket, 8)
         sides = RunnerSide("A", first, longer), Twice("B", second, longer)
-        doubled = cpu_ratio_of(measure_pair(*sides, precision=0.05, seconds=10))
+        doubled = cpu_ratio_of(measure_pair(*sides, precision=0.05, seconds=6))
     equal, processor = ratio_of(slots), cpu_ratio_of(slots)
     assert equal.low <= 1 <= equal.high, equal
     assert abs(equal.ratio - 1) < 0.03, equal
@@ -235,7 +235,7 @@ def test_five_percent_more_work_is_measured_where_separate_runs_differ_by_twenty
             while time.perf_counter() - start < 1:
                 calls += len(sides[0].calls(1).wall)
             runs.append(calls / (time.perf_counter() - start))
-        found = ratio_of(measure_pair(*sides, precision=0.005, seconds=60))
+        found = ratio_of(measure_pair(*sides, precision=0.005, seconds=40))
     assert max(runs) / min(runs) > 1.2
     assert found.low <= more <= found.high, found
     assert abs(found.ratio / more - 1) < 0.03, found
