@@ -2,8 +2,8 @@
 
     python bench/gemmini_speed.py [--model light_resnet50] [--rounds 25] [--threads N]
 
-The forms take turns in one process, so that the ratios hold while the machine's speed drifts. A turn is a call
-that does not count and one that does: otherwise a form would be fast for having run just before.
+The forms take turns in one process, so that the ratios hold while the machine's speed drifts. A turn is a
+call that does not count and one that does: otherwise a form would be fast for having run just before.
 
 * gemmini_sim: the artifact as `topfive.open` runs it here;
 * gemmini_sim, uint8 weights: what it runs on processors whose uint8 x int8 kernels saturate;
