@@ -42,6 +42,8 @@ class CpuTarget(Target):
             lowered = lower(model, arithmetic="onnx")
             meta = {"int8_tensors": list(lowered.int8_tensors), "exact_tensors": exact_int8_tensors(model)}
             model = lowered.model
+        elif quant == "force_float16":
+            meta = {"float16_output": True}
         save_model(model, out / MODEL_FILE)
         return {"input": describe_input(model), **meta}
 
