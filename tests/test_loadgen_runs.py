@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,32 +143,24 @@ def test_submission_has_the_official_durations_and_seeds(artifact: Artifact, tmp
     assert Plan("SingleStream", submission=True).least_seconds == 600
 
 
+def run_with_white(plan: Plan, tmp_path: Path, white: str, **more: Any) -> Run:
+    """A run whose last picture is white, at which the model does what it is told."""
+    crops = np.concatenate([CROPS, crops_of([255])])
+    model = brightness(tmp_path, white=white)
+    return _run(plan, model, tmp_path / "run", crops=crops, labels=[*LABELS, 1], **more)
+
+
 @needs_loadgen
 def test_a_model_that_fails_in_the_middle_is_an_error_with_its_words(tmp_path: Path) -> None:
-    crops = np.concatenate([CROPS, crops_of([255])])
     with pytest.raises(ScenarioError, match="the model failed while LoadGen ran") as caught:
-        _run(
-            Plan("Offline", "accuracy", batch=1),
-            brightness(tmp_path, white="fail"),
-            tmp_path / "run",
-            crops=crops,
-            labels=[*LABELS, 1],
-        )
+        run_with_white(Plan("Offline", "accuracy", batch=1), tmp_path, "fail")
     assert "Gather" in caught.value.details
 
 
 @needs_loadgen
 def test_a_query_that_is_never_answered_is_killed(tmp_path: Path) -> None:
-    crops = np.concatenate([CROPS, crops_of([255])])
     with pytest.raises(ScenarioError, match="took longer than its time limit and was killed"):
-        _run(
-            Plan("SingleStream", "accuracy"),
-            brightness(tmp_path, white="hang"),
-            tmp_path / "run",
-            crops=crops,
-            labels=[*LABELS, 1],
-            time_limit=8.0,
-        )
+        run_with_white(Plan("SingleStream", "accuracy"), tmp_path, "hang", time_limit=8.0)
 
 
 @needs_loadgen
@@ -175,15 +168,8 @@ def test_the_watchdog_kills_a_run_that_hangs_without_being_given_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("topfive.loadgen.runs.START_SECONDS", 8.0)
-    crops = np.concatenate([CROPS, crops_of([255])])
     with pytest.raises(ScenarioError, match="took longer than its time limit and was killed"):
-        _run(
-            Plan("Offline", "accuracy", batch=1),
-            brightness(tmp_path, white="hang"),
-            tmp_path / "run",
-            crops=crops,
-            labels=[*LABELS, 1],
-        )
+        run_with_white(Plan("Offline", "accuracy", batch=1), tmp_path, "hang")
 
 
 DIES = """

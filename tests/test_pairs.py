@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -142,18 +144,23 @@ def pocket(tmp_path_factory):
     return topfive.build("pocket_fire", target="cpu", quant="force_float32", cache=cache)
 
 
+@contextmanager
+def burning(script, count):
+    """So many processes of a script, each told its number, until the end."""
+    burners = [subprocess.Popen([sys.executable, "-c", script, str(n)]) for n in range(count)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
 @pytest.fixture
 def load():
     """Processes that burn every processor, and one more."""
-    import os
-
-    burners = [
-        subprocess.Popen([sys.executable, "-c", BURNER]) for _ in range(len(os.sched_getaffinity(0)) + 1)
-    ]
-    yield
-    for burner in burners:
-        burner.kill()
-        burner.wait()
+    with burning(BURNER, len(os.sched_getaffinity(0)) + 1):
+        yield
 
 
 @pytest.mark.slow
@@ -202,14 +209,8 @@ def layers(path, count):
 @pytest.fixture
 def bursts():
     """Twice as many processes as processors that burn and rest by turns, each at its own times."""
-    import os
-
-    count = 2 * len(os.sched_getaffinity(0))
-    burners = [subprocess.Popen([sys.executable, "-c", BURSTS, str(n)]) for n in range(count)]
-    yield
-    for burner in burners:
-        burner.kill()
-        burner.wait()
+    with burning(BURSTS, 2 * len(os.sched_getaffinity(0))):
+        yield
 
 
 @pytest.mark.slow

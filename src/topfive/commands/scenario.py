@@ -14,7 +14,7 @@ from topfive.cards import Card
 from topfive.commands import print_json
 from topfive.commands.build import progress
 from topfive.commands.keeping import keep_record, scenario_tests
-from topfive.loadgen import Plan, Run, described, read_user_conf, run_scenario
+from topfive.loadgen import Plan, Run, described, is_stream, read_user_conf, run_scenario
 from topfive.loadgen.samples import SampleSet, sample_set
 from topfive.loadgen.search import until_valid
 from topfive.loadgen.tree import add_to_tree
@@ -218,8 +218,7 @@ def scenario_text(row: dict[str, Any]) -> str:
         share = 100 * row["accuracy"]
         return f"{row['key']}: accuracy={share:.3f}%, good={row['right']}, total={row['total']}{verdict}\n"
     verdict = "VALID" if row["valid"] else "INVALID"
-    streams = row["metric_name"].startswith("early_stopping") or "latency" in row["metric_name"]
-    metric = f"{1e3 * row['metric']:.3f} ms" if streams else f"{row['metric']:.1f} samples/s"
+    metric = f"{1e3 * row['metric']:.3f} ms" if is_stream(row["key"]) else f"{row['metric']:.1f} samples/s"
     tries = f", {row['tries']} tries" if row["tries"] > 1 else ""
     lines = [f"{row['key']}: {verdict}, {metric} ({row['metric_name']}), {_asked(row)}{tries}"]
     if not row["valid"]:

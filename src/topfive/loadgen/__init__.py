@@ -10,6 +10,7 @@ from topfive.loadgen.plan import (
     ScenarioError,
     asked_runs,
     command_key,
+    is_stream,
     parse_command_key,
 )
 from topfive.loadgen.runs import Run, described, run_scenario, unavailable_reason
@@ -26,6 +27,7 @@ __all__ = [
     "asked_runs",
     "command_key",
     "described",
+    "is_stream",
     "parse_command_key",
     "read_accuracy",
     "read_result",

@@ -22,6 +22,7 @@ __all__ = [
     "as_json",
     "asked_runs",
     "command_key",
+    "is_stream",
     "parse_command_key",
 ]
 
@@ -94,6 +95,11 @@ class Plan:
 def command_key(scenario: str, mode: str) -> str:
     """The name that CK's program gives this run: accuracy-offline, performance-singlestream ..."""
     return f"{mode}-{scenario.lower()}"
+
+
+def is_stream(name: str) -> bool:
+    """Whether LoadGen's figure of a scenario, or of a command key, is a latency; else it is a rate."""
+    return name.lower().endswith("stream")
 
 
 def parse_command_key(text: str) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from topfive.loadgen.plan import (
     ScenarioError,
     as_json,
     command_key,
+    is_stream,
 )
 from topfive.targets.base import Artifact
 
@@ -122,9 +123,8 @@ def described(run: Run, tries: int) -> dict[str, Any]:
         return row
     found = run.performance
     assert found is not None
-    streams = found.scenario in ("SingleStream", "MultiStream")
     return row | {
-        "metric": found.metric / 1e9 if streams else found.metric,
+        "metric": found.metric / 1e9 if is_stream(run.key) else found.metric,
         "metric_name": found.metric_name,
         "queries": found.queries,
         "samples_per_query": int(found.detail.get("generated_samples_per_query", 1)),

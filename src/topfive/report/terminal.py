@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from topfive.loadgen import is_stream
 from topfive.report.columns import (
     BUSY_MARK,
     COLUMNS,
@@ -29,12 +30,12 @@ STYLES = {
     **{"VALID": "green", "INVALID": "bold red"},
 }
 LOADGEN_COLUMNS = ("model", "target", "quant mode", "LoadGen run", "verdict", "figure", "", "queries")
-# What LoadGen's figure of a scenario is: seconds, or samples a second.
+# What LoadGen's figure of a scenario is.
 LOADGEN_FIGURES = {
-    "singlestream": ("ms, 90th percentile", True),
-    "multistream": ("ms, 99th percentile of a query", True),
-    "server": ("samples/s completed", False),
-    "offline": ("samples/s", False),
+    "singlestream": "ms, 90th percentile",
+    "multistream": "ms, 99th percentile of a query",
+    "server": "samples/s completed",
+    "offline": "samples/s",
 }
 UNBOUNDED = 10_000
 GENTLE_SERVER = "server: a gentle rate, not the highest that is held: `topfive scenario --mode find-peak`"
@@ -77,8 +78,8 @@ def _loadgen_cells(run: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """Verdict, figure, what the figure is, queries."""
     if "accuracy" in run:
         return "-", f"{100 * run['accuracy']:.2f}", "% top-1", str(run["total"])
-    what, seconds = LOADGEN_FIGURES[str(run["key"]).rpartition("-")[2]]
-    figure = f"{1e3 * run['metric']:.3f}" if seconds else f"{run['metric']:.1f}"
+    what = LOADGEN_FIGURES[str(run["key"]).rpartition("-")[2]]
+    figure = f"{1e3 * run['metric']:.3f}" if is_stream(run["key"]) else f"{run['metric']:.1f}"
     return "VALID" if run["valid"] else "INVALID", figure, what, str(run["queries"])
 
 

@@ -26,6 +26,10 @@ def _source(model: Path | onnx.ModelProto) -> bytes | str:
     return str(model) if isinstance(model, Path) else model.SerializeToString()
 
 
+def _loaded(model: Path | onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.load(model) if isinstance(model, Path) else model
+
+
 def open_as_written(
     model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
 ) -> ort.InferenceSession:
@@ -44,8 +48,7 @@ def open_lowered(
     model: Path | onnx.ModelProto, threads: int, *, profile: Path | None = None
 ) -> ort.InferenceSession:
     """One of topfive's own lowered int8 models, exact."""
-    loaded = onnx.load(model) if isinstance(model, Path) else model
-    return open_exact(loaded, threads=threads, profile=profile)
+    return open_exact(_loaded(model), threads=threads, profile=profile)
 
 
 def open_foreign(
@@ -57,7 +60,7 @@ def open_foreign(
     """
     if native_kernels_are_exact():
         return open_session(_source(model), threads=threads, fuse_qdq=True, profile=profile)
-    loaded = onnx.load(model) if isinstance(model, Path) else model
+    loaded = _loaded(model)
     if has_signed_activations(loaded):
         source, precise = _source(shift_weights(loaded)), False
     else:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topfive.golden import Golden
+from topfive.loadgen import is_stream
 
 __all__ = ["Broken", "Case", "Content", "Figures", "LoadGenRun", "Pair", "Run", "Side", "golden_basis"]
 
@@ -44,7 +45,7 @@ class LoadGenRun:
     @property
     def streams(self) -> bool:
         """Whether the figure is a latency."""
-        return self.key.endswith("stream")
+        return is_stream(self.key)
 
 
 @dataclass(frozen=True)
