@@ -12,6 +12,7 @@ import pytest
 from topfive.errors import SweepError
 
 from sweeps import REPOSITORY, Sweeping
+from topfive_command import run_topfive
 
 distributed = pytest.importorskip("distributed")
 
@@ -109,6 +110,40 @@ def test_a_poisoned_shard_is_given_up_after_three_tries(sweeping, undisturbed, c
     code, _, err = sweeping.run(*sweeping.command("--workers", "1"))  # the engine is no part of the numbers
     assert code == 0, err
     assert sweeping.numbers() == undisturbed
+
+
+@pytest.mark.slow
+def test_results_lost_after_they_were_told_of(sweeping, undisturbed, cluster, monkeypatch):
+    from topfive.sweep import dask_engine
+
+    started, killed = cluster(), []
+    run, result = dask_engine._Run, dask_engine._Run._result
+
+    def lose_the_others_at_the_first(self, future):
+        found = result(self, future)
+        if not killed:
+            others = [one for one in self.client.futures.values() if one is not future._state]
+            wait_until(lambda: len(others) == 7 and all(one.status == "finished" for one in others))
+            for worker in started.workers.values():
+                killed.append(worker.process.pid)
+                os.kill(killed[-1], signal.SIGKILL)
+            wait_until(lambda: all(one.status == "lost" for one in others))
+        return found
+
+    monkeypatch.setattr(run, "_result", lose_the_others_at_the_first)
+    for name, value in (("TOPFIVE_CACHE", sweeping.cache), ("TOPFIVE_RECORDS", sweeping.records)):
+        monkeypatch.setenv(name, str(value))
+    code, _, err = run_topfive(*sweeping.command(*on(started))[1:])
+    assert (code, len(killed)) == (0, 2), err
+    assert sweeping.numbers() == undisturbed
+
+
+def wait_until(true):
+    for _ in range(12_000):
+        if true():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it does not come")
 
 
 @pytest.mark.slow

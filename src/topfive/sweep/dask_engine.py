@@ -110,17 +110,21 @@ class _Run:
     def _gather(self, by_key: dict[str, tuple[Task, Any]]) -> None:
         """Keep each result as it comes. Raises SweepError when the scheduler is lost."""
         lost = ""
+        ready = distributed.as_completed([future for _, future in by_key.values()])
         try:
-            for future in distributed.as_completed([future for _, future in by_key.values()]):
+            for future in ready:
                 task, _ = by_key[future.key]
-                if future.status == "finished":
-                    self._keep(task, future.result())
+                stored = self._result(future)
+                if stored is not None:
+                    self._keep(task, stored)
                     future.release()
                 elif future.status == "error":
                     self.outcome.failures.append(Failure(task.number, _told(future.exception())))
-                else:
+                elif future.status == "cancelled":
                     lost = f"it forgot shard {task.number}"
                     break
+                else:  # lost with its worker after it was told to be ready: the scheduler runs it again
+                    ready.add(future)
         except (OSError, TimeoutError, CancelledError) as error:
             lost = str(error) or type(error).__name__
         if lost:
@@ -129,6 +133,18 @@ class _Run:
                 "goes on",
                 details=lost,
             )
+
+    def _result(self, future: Any) -> Sequence[Mapping[str, Any]] | None:
+        """What a task gave, or None where its status says why there is nothing (yet)."""
+        if future.status != "finished":
+            return None
+        try:
+            stored: Sequence[Mapping[str, Any]] = future.result()
+        except Exception:
+            if future.status == "error":  # lost with its worker, and the next try failed
+                return None
+            raise
+        return stored
 
     def _keep(self, task: Task, stored: Sequence[Mapping[str, Any]]) -> None:
         results = [ShardResult.from_json(one) for one in stored]
