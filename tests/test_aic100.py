@@ -680,6 +680,8 @@ def test_the_measure_command(cache: Path) -> None:
     found = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
     assert found["images_per_s"] > 0
     assert found["simulated"] == ("" if REAL else SIMULATED)
+    assert (found["model"], found["target"], found["quant"]) == (MODEL, "aic100", "force_float16")
+    assert found["options"].items() >= SMALL.items()
 
 
 @emulated

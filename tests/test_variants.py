@@ -28,6 +28,7 @@ from topfive.suite.selection import Choice, Selection, SelectionError
 from topfive.suite.settings import read_settings
 
 from sweeps import REPOSITORY
+from topfive_command import run_topfive
 
 PLAIN, OPTION, VALUE = "mlu370_sim", "weight_quant_granularity", "per_axis"
 VARIANT = f"{PLAIN}+{OPTION}={VALUE}"
@@ -244,6 +245,19 @@ def test_a_sweep_by_command_keeps_them_apart(tmp_path: Path, monkeypatch: pytest
     assert f"{VARIANT}~" in done.output
     folders = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert folders == sorted([f"{MODEL}-{PLAIN}-{QUANT}", f"{MODEL}-{VARIANT}-{QUANT}"])
+
+
+def test_loadgen_s_runs_by_command_keep_them_apart(tmp_path: Path) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    places = [f"--artifact-cache={tmp_path / 'cache'}", f"--records={tmp_path / 'records'}"]
+    places += [f"--logs={tmp_path / 'logs'}", f"--tree={tmp_path / 'tree'}"]
+    asked = ["-m", MODEL, "--target", VARIANT, "--quant", QUANT, "--scenario", "accuracy-offline", *places]
+    code, shown, _ = run_topfive("scenario", *asked, "--json")
+    assert (code, json.loads(shown)["target"]) == (0, VARIANT)
+    (record,) = (tmp_path / "records").glob("*-scenario-*.json")
+    (test,) = json.loads(record.read_text())["tests"]
+    assert test["case"] == {"model": MODEL, "target": VARIANT, "quant": QUANT}
+    assert list((tmp_path / "tree").rglob(f"{VARIANT}-{QUANT}"))
 
 
 def test_a_sweep_of_a_variant_is_its_own_record(

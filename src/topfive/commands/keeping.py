@@ -46,7 +46,7 @@ def scenario_tests(
 
     answers: of each run, the packed answers of an accuracy run, or {}.
     """
-    case = {"model": artifact.model, "target": artifact.target, "quant": artifact.quant}
+    case = artifact.case
     return [
         {
             "test": f"scenario {'-'.join(case.values())} {row['key']}",

@@ -48,8 +48,15 @@ def measure_model(
             f"run `pytest bench -m 'latency or throughput' --targets {target} --models {model}`"
         )
     if as_json:
-        simulated = str(artifact.meta.get("simulated", ""))
-        print_json({"artifact": artifact.key, "simulated": simulated, **asdict(figures)})
+        about = {
+            "model": artifact.model,
+            "target": artifact.target,
+            "quant": artifact.quant,
+            "options": artifact.options,
+            "artifact": artifact.key,
+            "simulated": str(artifact.meta.get("simulated", "")),
+        }
+        print_json({**about, **asdict(figures)})
         return
     sys.stdout.write(_text(artifact, figures))
 

@@ -123,12 +123,11 @@ def measure_pair(first: Side, second: Side, *, precision: float, seconds: float)
 def _test(name: str, artifact: Artifact, slots: Slots, side: str) -> dict[str, Any]:
     """A side's seconds a call, turn by turn."""
     seconds, processor = (slots.a, slots.cpu_a) if side == "a" else (slots.b, slots.cpu_b)
-    case = {"model": artifact.model, "target": artifact.target, "quant": artifact.quant}
     return {
         "test": name,
         "kind": "pair",
         "outcome": "passed",
-        "case": case,
+        "case": artifact.case,
         "built": built_from(artifact),
         "values": {"simulated": str(artifact.meta.get("simulated", ""))},
         "rounds": pack_array(seconds.reshape(-1)),

@@ -83,7 +83,7 @@ def prepare_subject(
     card = resolve_card(model, cards)
     artifact = topfive.build(card, target=target, quant=quant, cache=cache, progress=progress)
     stamp = time.strftime("%Y.%m.%d-%H.%M.%S")
-    folder = logs or Path("loadgen_logs") / stamp / f"{card.name}-{target}-{quant}"
+    folder = logs or Path("loadgen_logs") / stamp / "-".join(artifact.case.values())
     samples = sample_set(card, dataset=imagenet, count=count)
     return Subject(card, artifact, samples, folder, threads, time_limit, keeping)
 
@@ -193,14 +193,13 @@ def _cache_of(artifact: Artifact) -> Path:
 
 
 def _system(subject: Subject) -> str:
-    return f"{subject.artifact.target}-{subject.artifact.quant}"
+    case = subject.artifact.case
+    return f"{case['target']}-{case['quant']}"
 
 
 def _subject_json(subject: Subject) -> dict[str, Any]:
     return {
-        "model": subject.card.name,
-        "target": subject.artifact.target,
-        "quant": subject.artifact.quant,
+        **subject.artifact.case,
         "simulated": str(subject.artifact.meta.get("simulated", "")),
         "samples": len(subject.samples.labels),
         "pictures": subject.samples.place,

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from topfive.errors import OptionError, UnknownNameError
-from topfive.targets.base import QUANT_MODES, Artifact, Runner, Target, TargetOption
+from topfive.targets.base import QUANT_MODES, Artifact, Runner, Target, TargetOption, variant_name
 
 __all__ = [
     "QUANT_MODES",
@@ -62,7 +62,7 @@ def get(name: str) -> Target:
     if not chosen:
         return target
     target = target.configured(chosen)
-    proper = CHOOSES.join([plain, *(f"{option}={value}" for option, value in target.settings.items())])
+    proper = variant_name(plain, target.settings)
     if proper != name:
         raise OptionError(f"target {name!r} must be written {proper!r}")
     return target

@@ -38,6 +38,7 @@ __all__ = [
     "Target",
     "TargetOption",
     "read_artifact",
+    "variant_name",
 ]
 
 QUANT_MODES = ("force_float32", "force_float16", "int8", "int8_dw", "qint8_mixed_float16", "as_is")
@@ -66,9 +67,20 @@ class Artifact:
         """The target's options that this artifact was built with; {} for the target as it comes."""
         return dict(self.meta.get("options", {}))
 
+    @property
+    def case(self) -> dict[str, str]:
+        """Model, target and quant mode as records name them: options make a target a variant."""
+        target = variant_name(self.target, self.options)
+        return {"model": self.model, "target": target, "quant": self.quant}
+
     def located(self, error: StageError) -> StageError:
         """Add to an error where it happened: this artifact."""
         return error.located(self.model, self.target, self.quant, self.options)
+
+
+def variant_name(target: str, options: Mapping[str, str]) -> str:
+    """The name of a target with these options: TARGET+OPTION=VALUE..., options in order; see `targets`."""
+    return "+".join([target, *(f"{option}={options[option]}" for option in sorted(options))])
 
 
 def read_artifact(path: Path) -> Artifact:
