@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -726,9 +727,11 @@ def test_measuring_where_there_is_no_tool(cache: Path) -> None:
 def test_no_golden_of_a_device_is_made_with_emulated_tools(cache: Path, tmp_path: Path) -> None:
     check = GoldenCheck(resolve_card(MODEL), tmp_path, True, "", lambda **_: None, cache)
     shown = Pictures(resolve_card(MODEL), 1, 1)
-    refused = pytest.raises(RunError, match="no golden is made with emulated tools")
-    with topfive.open(build(cache)) as runner, refused:
-        check.check(runner, shown)
+    with topfive.open(build(cache)) as runner:
+        with pytest.raises(RunError, match="no golden is made with emulated tools"):
+            check.check(runner, shown)
+        with pytest.raises(RunError, match=r"\.json is missing: make it on a device; here are emulated"):
+            replace(check, updating=False).check(runner, shown)
     assert list(tmp_path.glob("**/*.json")) == [tmp_path / "emulated-device.json"]
 
 

@@ -16,7 +16,7 @@ from topfive.report.mismatch import drift_text, mismatch_text
 from topfive.suite.environment import library_versions
 from topfive.suite.pictures import Pictures
 from topfive.suite.provenance import built_from
-from topfive.targets.base import Runner
+from topfive.targets.base import Artifact, Runner
 
 __all__ = ["GoldenCheck"]
 
@@ -43,6 +43,8 @@ class GoldenCheck:
         artifact = runner.artifact
         target = self.target or artifact.target
         path = goldens.golden_path(self.root, artifact.model, target, artifact.quant)
+        if not self.updating and not path.exists() and (said := _not_a_device(artifact)):
+            raise artifact.located(RunError(f"{path} is missing: make it on a device; here are {said}"))
         golden = None if self.updating else goldens.read_golden(path)
         observed = goldens.observe(self.card, runner, pictures)
         # The few pictures of a slow target are no accuracy.
@@ -81,11 +83,8 @@ class GoldenCheck:
 
     def _update(self, path: Path, runner: Runner, observed: list[goldens.Observed]) -> None:
         artifact = runner.artifact
-        target = targets.get(artifact.target)
-        # What is installed now, and what the artifact's own options chose.
-        for said in (target.simulation(), str(artifact.meta.get("simulated", target.simulated))):
-            if said != target.simulated:
-                raise artifact.located(RunError(f"no golden is made with {said}"))
+        if said := _not_a_device(artifact):
+            raise artifact.located(RunError(f"no golden is made with {said}"))
         try:
             fresh = goldens.make_golden(self.card, artifact, observed, decoder_version(), library_versions())
             fresh = replace(fresh, target=self.target or artifact.target)
@@ -107,6 +106,14 @@ class GoldenCheck:
             return first_divergence(runner.artifact, batch, card=self.card, cache=self.cache)
         except Exception as error:  # the mismatch must be told whatever happens here
             return f"no diagnosis of the layers: {type(error).__name__}: {error}"
+
+
+def _not_a_device(artifact: Artifact) -> str:
+    """What stands in for a device here, where the target is one's: "" on the device, and for a twin."""
+    target = targets.get(artifact.target)
+    # What is installed now, and what the artifact's own options chose.
+    said = (target.simulation(), str(artifact.meta.get("simulated", target.simulated)))
+    return next((words for words in said if words != target.simulated), "")
 
 
 def described(runner: Runner) -> dict[str, Any]:
