@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -245,6 +246,17 @@ def test_the_modelled_band_says_so_and_shows_the_engines(small: Trace) -> None:
     labels = {block.label for block in modelled_block(small).walk()}
     assert labels == {"all layers", "a", "b", "load", "compute", "store"}
     assert "Host time, measured" in flame_svg(small, "host")
+
+
+def test_what_is_simulated_is_marked_in_the_heading_and_said_of_the_host(small: Trace) -> None:
+    case = {"model": "net", "target": "gemmini_sim", "quant": "int8"}
+    of_a_twin = replace(small, about={**case, "simulated": "bits of the device, times of the CPU"})
+    svg = flame_svg(of_a_twin)
+    assert "<title>net on gemmini_sim~, int8, batch 1</title>" in svg
+    assert "; ~ simulated: bits of the device, times of the CPU<" in svg
+    plain = flame_svg(replace(small, about={**case, "simulated": ""}))
+    assert "~" not in plain
+    assert "simulated" not in plain
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn"]), min_size=1, max_size=60))

@@ -137,7 +137,8 @@ def _heading(trace: Trace) -> str:
         return trace.path.name
     options = about.get("options")
     chosen = [f"{name}={value}" for name, value in options.items()] if isinstance(options, dict) else []
-    words = [f"{about['model']} on {about['target']}", str(about["quant"]), *chosen]
+    mark = "~" if about.get("simulated") else ""
+    words = [f"{about['model']} on {about['target']}{mark}", str(about["quant"]), *chosen]
     return ", ".join([*words, f"batch {about.get('batch', 1)}"])
 
 
@@ -146,6 +147,7 @@ class _Band:
 
     def __init__(self, trace: Trace, lane: str, sheet: _Sheet, palette: _Palette) -> None:
         self.sheet, self.palette = sheet, palette
+        self.simulated = str(trace.about.get("simulated", ""))
         self.root = host_block(trace) if lane == "host" else modelled_block(trace)
         self.scale = (WIDTH - 2 * MARGIN) / max(self.root.microseconds, 1e-9)
         self.sums = self.root.sums()
@@ -162,7 +164,8 @@ class _Band:
     def _words(self, lane: str) -> str:
         length = _time(self.root.microseconds)
         if lane == "host":
-            return f"Host time, measured: {length} ({self.root.said})"
+            simulated = f"; ~ simulated: {self.simulated}" if self.simulated else ""
+            return f"Host time, measured: {length} ({self.root.said}){simulated}"
         return (
             f"Gemmini, modelled (calibrated estimate, not measured): {length}, {self.root.cycles:,} cycles; "
             "below each layer, how long load, compute and store are busy in it"
