@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tools(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulated]:
     monkeypatch.setattr(tools_module, "GRACE_SECONDS", 0.2)
-    found = Emulated("tensorrt", ("tensorrt", "cuda"), monkeypatch, real=REAL)
+    found = Emulated("tensorrt", ("tensorrt", "cuda", "emulated_version"), monkeypatch, real=REAL)
     yield found
     found.forget()
 

@@ -22,6 +22,7 @@ from topfive.targets.tools import (
     check_compiled,
     find_tool,
     is_emulated,
+    printed_by,
     run_tool,
     said_about_itself,
 )
@@ -183,6 +184,9 @@ def test_what_tools_say_about_themselves(tmp_path: Path) -> None:
     assert said_about_itself(tuple(script("import sys; sys.exit('on stderr')"))) == "on stderr"
     assert said_about_itself(("true",)) == "says nothing"
     assert said_about_itself((str(tmp_path / "none"),)) == "does not run"
+    both = tuple(script("import sys; print('a'); print('b', file=sys.stderr)"))
+    assert printed_by(both) == "a\n\nb\n"
+    assert printed_by((str(tmp_path / "none"),)) is None
     assert is_emulated(f"{EMULATED} tool: not a device")
     assert not is_emulated(f"version 1, not {EMULATED} tool")
 

@@ -13,7 +13,7 @@ import pytest
 from topfive.cards import find_card, load_cards
 from topfive.images import load_profile, preprocess_batch
 from topfive.images.folders import list_images
-from topfive.targets.tools import said_about_itself
+from topfive.targets.tools import printed_by
 
 EMULATORS = Path(__file__).resolve().parent / "emulators"
 FAILURE = "TOPFIVE_EMULATED_FAILURE"
@@ -40,7 +40,7 @@ class Emulated:
             self._patch.setenv(name, value)
         self.forget()
         importlib.invalidate_caches()
-        said_about_itself.cache_clear()
+        printed_by.cache_clear()
 
     def fails(self, step: str) -> None:
         """From now on, in this process and in others."""

@@ -31,6 +31,7 @@ __all__ = [
     "ending",
     "find_tool",
     "is_emulated",
+    "printed_by",
     "run_tool",
     "said_about_itself",
 ]
@@ -117,17 +118,24 @@ def ask_tool(command: Sequence[str], seconds: float = QUICK_SECONDS) -> subproce
 
 
 @cache
-def said_about_itself(command: tuple[str, ...], seconds: float = QUICK_SECONDS) -> str:
-    """The first line that a command prints, whatever its exit status; in words why there is none.
+def printed_by(command: tuple[str, ...], seconds: float = QUICK_SECONDS) -> str | None:
+    """All that a command prints, errors last, whatever its exit status; None if it does not run.
 
     Asked once for each command.
     """
     try:
         done = ask_tool(command, seconds)
     except OSError:
+        return None
+    return f"{done.stdout}\n{done.stderr}"
+
+
+def said_about_itself(command: tuple[str, ...], seconds: float = QUICK_SECONDS) -> str:
+    """The first line that a command prints (see `printed_by`); in words why there is none."""
+    printed = printed_by(command, seconds)
+    if printed is None:
         return "does not run"
-    printed = (*done.stdout.splitlines(), *done.stderr.splitlines())
-    return next((line.strip() for line in printed if line.strip()), "says nothing")
+    return next((line.strip() for line in printed.splitlines() if line.strip()), "says nothing")
 
 
 def is_emulated(said: str) -> bool:

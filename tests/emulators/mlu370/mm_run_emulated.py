@@ -11,14 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import magicmind
-import magicmind.python.runtime as mm
-
-FAILURE = os.environ.get(magicmind.FAILURE, "")
 
 
 def arguments():
@@ -34,6 +29,14 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--devices", type=int, default=0)
     return parser.parse_args()
+
+
+GIVEN = arguments()  # help is asked for often: before what takes long to import
+
+import magicmind.python.runtime as mm  # noqa: E402
+import numpy as np  # noqa: E402
+
+FAILURE = os.environ.get(magicmind.FAILURE, "")
 
 
 def spread(values, width=9):
@@ -85,7 +88,7 @@ def buffer(kind, name, layout, dims):
 
 
 def main():
-    given = arguments()
+    given = GIVEN
     if FAILURE == "mm_run-hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(3600)

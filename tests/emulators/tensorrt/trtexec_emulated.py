@@ -10,14 +10,22 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import tensorrt as trt
-from cuda.bindings import runtime
+from emulated_version import MAJOR, MINOR, PATCH
 
-from topfive.targets.tensorrt.building import build, logger
+NAME = f"TensorRT.trtexec [TensorRT v{MAJOR * 10000 + MINOR * 100 + PATCH}]"
+LINE = " ".join(sys.argv)
+if sys.argv[1:] in (["--help"], ["-h"]):  # asked for often: before what takes long to import
+    print(__doc__.splitlines()[0])
+    print(f"&&&& RUNNING {NAME} # {LINE}")
+    sys.exit()
+
+import numpy as np  # noqa: E402
+import tensorrt as trt  # noqa: E402
+from cuda.bindings import runtime  # noqa: E402
+
+from topfive.targets.tensorrt.building import build, logger  # noqa: E402
 
 FAILURE = os.environ.get(trt.FAILURE, "")
 VALUES = {
@@ -36,12 +44,9 @@ VALUES = {
     "loadInputs",
     "exportOutput",
     "dynamicPlugins",
-    *(("calib",) if trt.MAJOR < 11 else ()),
+    *(("calib",) if MAJOR < 11 else ()),
 }
-SWITCHES = {"noTF32", "skipInference", *(("fp16", "int8") if trt.MAJOR < 11 else ())}
-MAJOR, MINOR, PATCH = (int(part) for part in trt.__version__.split(".")[:3])
-NAME = f"TensorRT.trtexec [TensorRT v{MAJOR * 10000 + MINOR * 100 + PATCH}]"
-LINE = " ".join(sys.argv)
+SWITCHES = {"noTF32", "skipInference", *(("fp16", "int8") if MAJOR < 11 else ())}
 
 
 def say(text, level="I"):
@@ -161,10 +166,6 @@ def report(compute, wall):
 
 
 def main():
-    if sys.argv[1:] in (["--help"], ["-h"]):
-        print(__doc__.splitlines()[0])
-        print(f"&&&& RUNNING {NAME} # {LINE}")
-        return
     print(f"&&&& RUNNING {NAME} # {LINE}", flush=True)
     if FAILURE == "trtexec-hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

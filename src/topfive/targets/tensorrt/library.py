@@ -9,7 +9,7 @@ from types import ModuleType
 
 from topfive.errors import RunError
 from topfive.targets.packages import is_installed, package_docstring
-from topfive.targets.tools import ask_tool, find_tool, is_emulated, said_about_itself
+from topfive.targets.tools import ask_tool, find_tool, is_emulated, printed_by, said_about_itself
 
 __all__ = [
     "API",
@@ -36,6 +36,7 @@ SIMULATED = (
     "emulated tools, TensorRT's documented arithmetic on the CPU; throughput and times are the CPU's, "
     "not a GPU's"
 )
+HELP = "--help"
 HELP_VERSION = re.compile(r"\[TensorRT v(\d+)\]")
 PACKAGES = {
     "tensorrt": "pip install 'topfive[tensorrt]'",
@@ -115,11 +116,7 @@ def find_version(way: str) -> str:
     tool = find_trtexec()
     if tool is None:
         return "absent"
-    try:
-        done = ask_tool([tool, "--help"])
-    except OSError:
-        return "unknown"
-    found = HELP_VERSION.search(done.stdout + done.stderr)
+    found = HELP_VERSION.search(printed_by((tool, HELP)) or "")
     return _dotted(int(found[1])) if found else "unknown"
 
 
@@ -134,4 +131,4 @@ def emulated() -> bool:
     if is_emulated(package_docstring("tensorrt")):
         return True
     tools = [tool for tool in (find_trtexec(), find_tool(SMI)) if tool is not None]
-    return any(is_emulated(said_about_itself((tool, "-h"))) for tool in tools)
+    return any(is_emulated(said_about_itself((tool, HELP))) for tool in tools)

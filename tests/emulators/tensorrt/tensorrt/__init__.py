@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from emulated_version import MAJOR, VERSION
 
-__version__ = os.environ.get("TOPFIVE_EMULATED_TENSORRT", "10.13.3.9")
+__version__ = VERSION
 FAILURE = "TOPFIVE_EMULATED_FAILURE"
-MAJOR = int(__version__.split(".")[0])
 MAGIC = b"emulated TensorRT engine\n"
 
 
