@@ -20,6 +20,8 @@ __all__ = ["KNOWN_DOMAINS", "MICROSOFT", "Graph", "attributes", "node_label", "s
 MICROSOFT = "com.microsoft"
 # Everything else is custom: shape inference and the float16 converter know nothing of it.
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", MICROSOFT)
+# Constants that a shape may follow from (of Reshape, Slice, Pad ...) have fewer elements.
+MOST_OF_SHAPES = 1024
 IR_VERSION = 8
 OPSET = 17
 
@@ -120,9 +122,8 @@ class Graph:
 
     def shapes(self) -> dict[str, tuple[int | str, ...]]:
         """Inferred shapes by tensor name, where known: a number or a symbol a dimension (unknown: '?')."""
-        inferred = onnx.shape_inference.infer_shapes(self.to_model()).graph
         found = {name: tuple(array.shape) for name, array in self.constants.items()}
-        for value in [*inferred.value_info, *inferred.input, *inferred.output]:
+        for value in self.inferred():
             if not value.type.tensor_type.HasField("shape"):
                 continue
             dims = value.type.tensor_type.shape.dim
@@ -130,6 +131,12 @@ class Graph:
                 d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in dims
             )
         return found
+
+    def inferred(self) -> list[onnx.ValueInfoProto]:
+        """Inputs, outputs and what lies between with the types and shapes that ONNX infers; no constants."""
+        graph = onnx.shape_inference.infer_shapes(self.weightless()).graph
+        values = (*graph.value_info, *graph.input, *graph.output)
+        return [value for value in values if value.name not in self.constants]
 
     def sole_consumer(
         self, name: str, consumers: Mapping[str, list[onnx.NodeProto]]
@@ -158,13 +165,35 @@ class Graph:
 
     def to_model(self, extra_outputs: Iterable[onnx.ValueInfoProto] = ()) -> onnx.ModelProto:
         """Write the graph back as a checked-size ModelProto, keeping only constants that are used."""
+        return self._model(self.inputs, [*self.outputs, *extra_outputs], self._used_constants())
+
+    def weightless(self) -> onnx.ModelProto:
+        """The model for shape inference: weights are declared as inputs, which need not be copied."""
+        used = self._used_constants()
+        small = {name: array for name, array in used.items() if array.size <= MOST_OF_SHAPES}
+        weights = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in used.items()
+            if name not in small
+        ]
+        return self._model([*self.inputs, *weights], self.outputs, small)
+
+    def _used_constants(self) -> dict[str, NDArray[Any]]:
         used = {name for node in self.nodes for name in node.input} | set(self.output_names)
+        return {name: array for name, array in self.constants.items() if name in used}
+
+    def _model(
+        self,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        constants: Mapping[str, NDArray[Any]],
+    ) -> onnx.ModelProto:
         graph = helper.make_graph(
             self.nodes,
             self.name,
-            self.inputs,
-            [*self.outputs, *extra_outputs],
-            [numpy_helper.from_array(v, k) for k, v in self.constants.items() if k in used],
+            inputs,
+            outputs,
+            [numpy_helper.from_array(array, name) for name, array in constants.items()],
             value_info=self._custom_types(),
         )
         domains = {n.domain for n in self.nodes} | {""}

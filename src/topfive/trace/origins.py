@@ -76,9 +76,8 @@ def shown_nodes(model: onnx.ModelProto, batch: int) -> list[ShownNode]:
 
 def _tensor_types(graph: Graph, batch: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
     """Tensor name to (element type, shape, bytes), of activations whose shape is known."""
-    inferred = onnx.shape_inference.infer_shapes(inferrable(graph, batch).to_model()).graph
     found = {}
-    for value in [*inferred.value_info, *inferred.input, *inferred.output]:
+    for value in inferrable(graph, batch).inferred():
         tensor = value.type.tensor_type
         shape = tuple(dim.dim_value for dim in tensor.shape.dim)
         if value.name in graph.constants or not tensor.elem_type or not all(shape):

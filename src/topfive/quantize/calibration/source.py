@@ -44,9 +44,7 @@ def calibrated_tensors(graph: Graph) -> list[str]:
 
 
 def _float_tensors(graph: Graph) -> set[str]:
-    inferred = onnx.shape_inference.infer_shapes(graph.to_model())
-    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-    return {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return {v.name for v in graph.inferred() if v.type.tensor_type.elem_type == TensorProto.FLOAT}
 
 
 def _with_reductions(graph: Graph, tensors: list[str]) -> onnx.ModelProto:

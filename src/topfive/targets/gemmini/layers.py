@@ -151,7 +151,7 @@ def int8_shapes(graph: Graph) -> Mapping[str, tuple[int | str, ...]]:
 
 def inferrable(graph: Graph, batch: int = 1) -> Graph:
     """A copy for shape inference only: int8 additions are standard operators, and a free batch is `batch`."""
-    copy = Graph(graph.to_model())
+    copy = Graph(graph.weightless())
     for value in copy.inputs:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].dim_value:

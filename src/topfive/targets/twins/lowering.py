@@ -319,6 +319,5 @@ class _Lowering:
 
 def _element_types(graph: Graph) -> dict[str, int]:
     """Element types of tensors, by name, where shape inference knows them."""
-    inferred = onnx.shape_inference.infer_shapes(graph.to_model()).graph
-    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    values = graph.inferred()
     return {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type}
