@@ -99,7 +99,8 @@ def count(artifact: Artifact, batch: np.ndarray, counts: Path, monkeypatch: pyte
 
 
 # What shows nothing that others do not show runs with the slow tests.
-SLOW = {("pocket_resnet", "os"), ("pocket_vit", "os")}
+SLOW = {(model, "os", "int8") for model in BUNDLED if model != "pocket_fire"}
+SLOW.add(("pocket_mobilenet", "ws", "int8"))
 CASES = [
     *((model, dataflow, "int8") for model in BUNDLED for dataflow in ("ws", "os")),
     *(("pocket_mobilenet", dataflow, "int8_dw") for dataflow in ("ws", "os")),
@@ -110,7 +111,7 @@ CASES = [
 @pytest.mark.parametrize(
     ("model", "dataflow", "quant"),
     [
-        pytest.param(*case, id="-".join(case), marks=[pytest.mark.slow] if case[:2] in SLOW else [])
+        pytest.param(*case, id="-".join(case), marks=[pytest.mark.slow] if case in SLOW else [])
         for case in CASES
     ],
 )

@@ -31,8 +31,11 @@ from topfive.targets.gemmini.reference import mismatches, run_reference
 from topfive.targets.gemmini.target import INT8_FILE
 
 BUNDLED = ["pocket_fire", "pocket_mobilenet", "pocket_resnet", "pocket_vit"]
-LIGHT = ["light_inception_v1", "light_inception_v2", "light_resnet50", "light_shufflenet", "light_squeezenet"]
-HEAVY = ["light_bvlc_alexnet", "light_densenet121", "light_vgg19", "light_zfnet512"]
+LIGHT = ["light_inception_v1", "light_shufflenet", "light_squeezenet"]
+HEAVY = [
+    *("light_bvlc_alexnet", "light_densenet121", "light_inception_v2", "light_resnet50", "light_vgg19"),
+    "light_zfnet512",
+]
 
 
 @pytest.fixture(scope="session")

@@ -598,7 +598,9 @@ def test_measuring_and_xdist_exclude_each_other(suite, arguments, workers):
     assert not (suite.path / "x.json").exists()
 
 
-@pytest.mark.parametrize("option", ["--benchmark-skip", "--benchmark-disable"])
+@pytest.mark.parametrize(
+    "option", ["--benchmark-skip", pytest.param("--benchmark-disable", marks=pytest.mark.slow)]
+)
 def test_workers_may_leave_measuring_out(suite, option):
     found = suite.run("-n2", option, *ONE, subprocess=True)
     outcomes = found.parseoutcomes()

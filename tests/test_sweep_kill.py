@@ -136,6 +136,7 @@ def test_the_disk_fills_up_in_the_middle(sweeping, undisturbed):
     assert sweeping.numbers() == undisturbed
 
 
+@pytest.mark.slow
 def test_pictures_that_change_between_kill_and_resume_are_refused(sweeping, undisturbed):
     process = sweeping.start(*sweeping.command("--workers", "1"), fault=SLOW)
     sweeping.wait_for(3, process)
