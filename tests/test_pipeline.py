@@ -59,12 +59,10 @@ def test_every_int8_layer_is_exact(model: str, cache: Path) -> None:
     with topfive.open(artifact, threads=1) as one, topfive.open(artifact, threads=2) as two:
         observed, again = one.tensors(batch), two.tensors(batch)
     int8 = onnx.load(artifact.path / INT8_FILE)
-    exact = {name for node in int8.graph.node if node.op_type.startswith("QLinear") for name in node.output}
-    assert exact <= observed.keys()
-    for name in exact:
-        np.testing.assert_array_equal(observed[name], again[name], strict=True)
     checked = [n for n in int8.graph.node if n.op_type.startswith("QLinear")]
     assert len(checked) >= 5
+    for name in (name for node in checked for name in node.output):
+        np.testing.assert_array_equal(observed[name], again[name], strict=True)
     assert [str(m) for m in mismatches(int8, observed, batch)] == []
 
 

@@ -20,7 +20,7 @@ __all__ = ["KNOWN_DOMAINS", "MICROSOFT", "Graph", "attributes", "node_label", "s
 MICROSOFT = "com.microsoft"
 # Everything else is custom: shape inference and the float16 converter know nothing of it.
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", MICROSOFT)
-# Constants that a shape may follow from (of Reshape, Slice, Pad ...) have fewer elements.
+# Constants that a shape may follow from (of Reshape, Slice, Pad ...) have no more elements.
 MOST_OF_SHAPES = 1024
 IR_VERSION = 8
 OPSET = 17

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from topfive.errors import OptionError, UnknownNameError
-from topfive.targets.base import QUANT_MODES, Artifact, Runner, Target, TargetOption, variant_name
+from topfive.targets.base import CHOOSES, QUANT_MODES, Artifact, Runner, Target, TargetOption, variant_name
 
 __all__ = [
     "QUANT_MODES",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 GROUP = "topfive.targets"
-CHOOSES, FORM = "+", "TARGET+OPTION=VALUE[+OPTION=VALUE...]"
+FORM = "TARGET+OPTION=VALUE[+OPTION=VALUE...]"
 
 
 @cache

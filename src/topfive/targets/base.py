@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from topfive.quantize.samples import Samples
 
 __all__ = [
+    "CHOOSES",
     "QUANT_MODES",
     "Array",
     "Artifact",
@@ -43,6 +44,8 @@ __all__ = [
 
 QUANT_MODES = ("force_float32", "force_float16", "int8", "int8_dw", "qint8_mixed_float16", "as_is")
 ARTIFACT_FILE = "artifact.json"
+# Between the name of a target and the options that make it a variant, and between these.
+CHOOSES = "+"
 Array = NDArray[Any]
 
 
@@ -80,7 +83,7 @@ class Artifact:
 
 def variant_name(target: str, options: Mapping[str, str]) -> str:
     """The name of a target with these options: TARGET+OPTION=VALUE..., options in order; see `targets`."""
-    return "+".join([target, *(f"{option}={options[option]}" for option in sorted(options))])
+    return CHOOSES.join([target, *(f"{option}={options[option]}" for option in sorted(options))])
 
 
 def read_artifact(path: Path) -> Artifact:
